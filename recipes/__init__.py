@@ -1,0 +1,1 @@
+"""Runnable experiments, each with a certificate."""

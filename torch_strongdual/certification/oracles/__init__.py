@@ -1,0 +1,1 @@
+"""Upper bounds on the dual norm, one family a file."""

@@ -1,0 +1,72 @@
+"""The interface every dual norm oracle has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.dual_norm_bound import DualNormBound
+from torch_strongdual.nn.branch_spec import BranchSpec
+
+__all__ = ["AbstractDualNormOracle", "BoundRequest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoundRequest:
+    """What the caller needs, so that an oracle can stop early.
+
+    Args:
+        rtol: Stop as soon as ``upper <= (1 + rtol) * lower``.
+        target: If given, also stop as soon as ``upper <= target`` (proven small enough) or
+            ``lower > (1 + rtol) * target`` (a counterexample is all the caller needs).
+        deadline: Return what there is when it expires.
+    """
+
+    rtol: float = 1e-2
+    target: float | None = None
+    deadline: Deadline
+
+    def is_met(self, upper: float, lower: float) -> bool:
+        """Whether bounds ``upper`` and ``lower`` answer the request."""
+        if upper <= (1.0 + self.rtol) * lower or upper == 0.0:
+            return True
+        return self.target is not None and (upper <= self.target or lower > (1.0 + self.rtol) * self.target)
+
+
+class AbstractDualNormOracle(ABC):
+    r"""Upper bound on the dual norm :math:`\kappa(\Lambda) = \max_{\|\mathrm{branch}\| \le 1} \|\Lambda' \phi(X)\|_2`, with witnesses.
+
+    The work is split in two: :meth:`init` does what depends on the data only (row-space reduction, factorisations) and
+    is called once a run; :meth:`bound` is called for every dual point. Oracles are immutable: all that changes lives in
+    the state.
+    """
+
+    @abstractmethod
+    def supports(self, spec: BranchSpec) -> str | None:
+        """Return ``None`` if branches of this kind can be bounded here, else a sentence that says why not and what would do."""
+
+    @abstractmethod
+    def init(self, spec: BranchSpec, inputs: Tensor) -> Any:
+        """Prepare for the data.
+
+        Args:
+            spec: Architecture of the branches.
+            inputs: Raw inputs, as the model gets them, shape ``(num_samples, ...)``.
+
+        Returns:
+            A state of the oracle's own type, to be passed to :meth:`bound`.
+
+        Raises:
+            UnsupportedModelError: If :meth:`supports` refuses.
+        """
+
+    @abstractmethod
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        """Bound the dual norm of the product form at ``dual_point`` (float64, shape ``(num_samples, out_features)``).
+
+        Never raises for numerical reasons: where nothing can be proven, ``upper`` is ``inf`` and ``stats["limited_by"]`` says why.
+        """

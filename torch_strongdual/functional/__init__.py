@@ -1,0 +1,1 @@
+"""Pure functions of tensors: path penalties, their gradients and proximal maps, stacked branches."""

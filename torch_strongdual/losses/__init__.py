@@ -1,0 +1,1 @@
+"""Losses, their conjugates and dual variables."""

@@ -1,0 +1,1 @@
+"""Parallel networks and the layers they are made of."""

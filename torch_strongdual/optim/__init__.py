@@ -1,0 +1,1 @@
+"""Optimizers that minimise loss plus path penalty."""
