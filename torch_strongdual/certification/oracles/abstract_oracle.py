@@ -21,24 +21,26 @@ class BoundRequest:
 
     Args:
         rtol: Stop as soon as ``upper <= (1 + rtol) * lower``.
+        floor: Stop as soon as ``upper <= floor``: values below it make no difference to the caller.
         target: If given, also stop as soon as ``upper <= target`` (proven small enough) or
             ``lower > (1 + rtol) * target`` (a counterexample is all the caller needs).
         deadline: Return what there is when it expires.
     """
 
     rtol: float = 1e-2
+    floor: float = 0.0
     target: float | None = None
     deadline: Deadline
 
     def is_met(self, upper: float, lower: float) -> bool:
         """Whether bounds ``upper`` and ``lower`` answer the request."""
-        if upper <= (1.0 + self.rtol) * lower or upper == 0.0:
+        if upper <= max(self.floor, (1.0 + self.rtol) * lower):
             return True
         return self.target is not None and (upper <= self.target or lower > (1.0 + self.rtol) * self.target)
 
 
 class AbstractDualNormOracle(ABC):
-    r"""Upper bound on the dual norm :math:`\kappa(\Lambda) = \max_{\|\mathrm{branch}\| \le 1} \|\Lambda' \phi(X)\|_2`, with witnesses.
+    r"""Bounds on the dual norm :math:`\kappa(\Lambda) = \max_{\|\mathrm{branch}\| \le 1} \|\Lambda' \phi(X)\|_2`.
 
     The work is split in two: :meth:`init` does what depends on the data only (row-space reduction, factorisations) and
     is called once a run; :meth:`bound` is called for every dual point. Oracles are immutable: all that changes lives in
@@ -68,5 +70,6 @@ class AbstractDualNormOracle(ABC):
     def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         """Bound the dual norm of the product form at ``dual_point`` (float64, shape ``(num_samples, out_features)``).
 
-        Never raises for numerical reasons: where nothing can be proven, ``upper`` is ``inf`` and ``stats["limited_by"]`` says why.
+        Never raises for numerical reasons: where nothing can be proven, ``upper`` is ``inf`` and
+        ``stats["limited_by"]`` says why.
         """

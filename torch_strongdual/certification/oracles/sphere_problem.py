@@ -48,6 +48,15 @@ class SphereProblem:
         """Number c of outputs."""
         return int(self.duals.shape[1])
 
+    def half(self, sign: float) -> SphereProblem:
+        """The one-sided problem of ``sign * w`` (one output)."""
+        return SphereProblem(rows=self.rows, duals=sign * self.duals, linear=sign * self.linear, one_sided=True)
+
+    def along(self, direction: FloatArray) -> SphereProblem:  # (c,)
+        """The one-sided problem of ``direction' w(u)``."""
+        column = (self.duals @ direction)[:, None], (self.linear @ direction)[:, None]
+        return SphereProblem(rows=self.rows, duals=column[0], linear=column[1], one_sided=True)
+
     def images(self, points: FloatArray) -> FloatArray:  # (m, r) -> (m, c)
         """``w`` at each of the ``points``."""
         values: FloatArray = points @ self.linear + np.maximum(points @ self.rows.T, 0.0) @ self.duals

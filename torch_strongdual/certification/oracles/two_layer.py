@@ -1,0 +1,203 @@
+"""What all oracles for two-layer branches share: reduction to a sphere problem and the way back."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
+from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace, power_of_two_scale
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.nn.branch_spec import BranchSpec
+
+__all__ = ["AbstractTwoLayerOracle", "TwoLayerState", "two_sided_bound"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TwoLayerState:
+    """What lasts between calls: the reduced data, and where the maxima were last time.
+
+    Args:
+        spec: Architecture of the branches.
+        matrix: The matrix the first layer multiplies, float64, divided by ``scale``.
+        scale: A power of two.
+        row_space: Reduction of ``matrix``.
+        starts: Unit vectors in reduced coordinates that were maximisers before.
+    """
+
+    spec: BranchSpec
+    matrix: FloatArray
+    scale: float
+    row_space: RowSpace
+    starts: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+
+
+class AbstractTwoLayerOracle(AbstractDualNormOracle):
+    r"""Base of the oracles for branches with one activation: ReLU or leaky ReLU, L = 2 (further linear layers are harmless).
+
+    A subclass gives :meth:`maximise`, which bounds a :class:`SphereProblem`. Layers next to each other without an activation
+    between them are one layer here: their product has at most the product of their norms, so the upper bound
+    stays valid, and a branch of rank one attains the maximum.
+    """
+
+    @abstractmethod
+    def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """Bound the maximum of ``problem``, which is one-sided if it has one output.
+
+        Args:
+            problem: In reduced coordinates, entries of moderate size.
+            request: When to stop, in the units of ``problem``.
+            starts: Unit vectors to try first, shape (m, r).
+        """
+
+    def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
+        """Return ``None`` if problems of this size can be bounded, else a sentence why not."""
+        return None
+
+    def supports(self, spec: BranchSpec) -> str | None:
+        """One ReLU or leaky ReLU among any number of linear layers, without hidden biases."""
+        if spec.hidden_bias_layers:
+            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
+        if spec.is_gated:
+            return "gated branches need GatedOracle"
+        bends = sum(not a.is_identity for a in spec.activations)
+        if bends != 1:
+            return f"{type(self).__name__} is for branches with one activation; this one has {bends}: {spec}"
+        return None
+
+    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+        """Reduce the inputs to their row space."""
+        if (reason := self.supports(spec)) is not None:
+            raise UnsupportedModelError(reason)
+        matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
+        scale = power_of_two_scale(matrix)
+        matrix = matrix / scale
+        row_space = RowSpace.of(matrix)
+        return TwoLayerState(spec=spec, matrix=matrix, scale=scale, row_space=row_space)
+
+    def bound(self, state: TwoLayerState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        """Bound the dual norm; see :meth:`AbstractDualNormOracle.bound`."""
+        begin = time.perf_counter()
+        duals = dual_point.detach().cpu().numpy().astype(np.float64)
+        if not (np.isfinite(duals).all() and np.isfinite(state.matrix).all()):
+            return DualNormBound(upper=math.inf, stats={"limited_by": "non-finite numbers in the data or the dual point"})
+        if not duals.any() or not state.matrix.any():
+            return DualNormBound(upper=0.0, stats={"oracle": type(self).__name__})
+        dual_scale = power_of_two_scale(duals)
+        outputs = RowSpace.of(duals / dual_scale)
+        unit = state.scale * dual_scale
+        inner = self._reduced_bound(state, outputs, _rescaled(request, unit))
+        slope = next(a.negative_slope for a in state.spec.activations if not a.is_identity)
+        steepness = max(1.0, abs(slope))
+        # ||Lam' s(X u)|| <= ||V|| ||(Lam V)' s(B V'u)|| + what the two reductions lose.
+        lost = state.row_space.loss_of_reduction(steepness * np.linalg.norm(duals / dual_scale, axis=1))
+        lost += outputs.remainder * steepness * float(np.linalg.norm(state.matrix)) * (1.0 + 1e-9)
+        upper = (inner.upper * state.row_space.basis_norm * outputs.basis_norm + lost) * (1.0 + 16 * UNIT_ROUNDOFF)
+        witnesses = self._witnesses(state, duals, inner.points, slope)
+        if len(inner.points):
+            state.starts = inner.points[:32]
+        stats = {"oracle": type(self).__name__, "rank": float(state.row_space.rank), **inner.stats}
+        stats["seconds"] = time.perf_counter() - begin
+        return DualNormBound(
+            upper=upper * unit, lower=witnesses[0].value if witnesses else 0.0, witnesses=witnesses, stats=stats
+        )
+
+    def _reduced_bound(self, state: TwoLayerState, outputs: RowSpace, request: BoundRequest) -> SphereBound:
+        """Bound the problem in reduced coordinates of inputs and outputs."""
+        rows, duals = state.row_space.rows, outputs.rows
+        slope = next(a.negative_slope for a in state.spec.activations if not a.is_identity)
+        if (reason := self.limits(state.row_space.rank, rows.shape[0], outputs.rank)) is not None:
+            return SphereBound(upper=math.inf, lower=0.0, points=np.zeros((0, rows.shape[1])), stats={"limited_by": reason})
+        problem = SphereProblem(rows=rows, duals=(1.0 - slope) * duals, linear=slope * (rows.T @ duals))
+        starts = state.starts if state.starts.shape[1] == rows.shape[1] else np.zeros((0, rows.shape[1]))
+        found = two_sided_bound(self, problem, request, starts)
+        # Rounding of the products that made the problem: (1 - a) Lam and a X'Lam.
+        rounding = 2.0 * (rows.shape[0] + 8) * UNIT_ROUNDOFF * problem.magnitude() if slope else 0.0
+        return SphereBound(upper=found.upper + rounding, lower=found.lower, points=found.points, stats=found.stats)
+
+    def _witnesses(self, state: TwoLayerState, duals: FloatArray, points: FloatArray, slope: float) -> tuple[Witness, ...]:
+        """Turn unit vectors in reduced coordinates into explicit branches, valued on the original data."""
+        first = points @ state.row_space.basis.T  # (m, d)
+        norms = np.linalg.norm(first, axis=1)
+        first = first[norms > 0] / norms[norms > 0, None]
+        hidden = (state.matrix @ first.T) * state.scale  # (n, m)
+        images = (np.maximum(hidden, 0.0) + slope * np.minimum(hidden, 0.0)).T @ duals  # (m, c)
+        values = np.linalg.norm(images, axis=1)
+        order = [int(j) for j in np.argsort(-values, kind="stable") if values[j] > 0 and math.isfinite(values[j])]
+        return tuple(
+            Witness(weights=_branch_weights(state.spec, first[j], images[j] / values[j]), value=float(values[j])) for j in order
+        )
+
+
+def two_sided_bound(
+    oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray
+) -> SphereBound:
+    """Bound ``||w||``; for one output as the larger of the one-sided maxima of ``w`` and ``-w``.
+
+    Local ascent on both sides comes first: neither side then has to prove more than the larger one needs.
+    """
+    if problem.one_sided or problem.num_outputs > 1:
+        return oracle.maximise(problem, request, starts)
+    halves = [problem.half(sign) for sign in (1.0, -1.0)]
+    ascents = [local_maxima(half, starts) for half in halves]
+    best = [float(np.max(half.values(found), initial=0.0)) for half, found in zip(halves, ascents, strict=True)]
+    lower = max(best)
+    bounds: list[SphereBound] = []
+    for index in sorted(range(2), key=lambda i: -best[i]):
+        floor = max(request.floor, (1.0 + request.rtol) * lower)
+        deadline = request.deadline if bounds else request.deadline.fraction(0.6)
+        asked = BoundRequest(rtol=request.rtol, floor=floor, target=request.target, deadline=deadline)
+        bounds.append(oracle.maximise(halves[index], asked, ascents[index]))
+        lower = max(lower, bounds[-1].lower)
+    points = np.concatenate([b.points for b in bounds])
+    values = np.abs(problem.images(points)[:, 0])
+    return SphereBound(
+        upper=max(b.upper for b in bounds),
+        lower=float(np.max(values, initial=0.0)),
+        points=points[np.argsort(-values, kind="stable")],
+        stats=_summed(bounds),
+    )
+
+
+def _summed(bounds: list[SphereBound]) -> Mapping[str, float | str]:
+    """Add up the numbers of several calls; keep the last word where it is text."""
+    total: dict[str, float | str] = {}
+    for bound in bounds:
+        for key, value in bound.stats.items():
+            before = total.get(key, 0.0)
+            total[key] = value + before if isinstance(value, float) and isinstance(before, float) else value
+    return total
+
+
+def _rescaled(request: BoundRequest, unit: float) -> BoundRequest:
+    """The same request in units of ``unit``."""
+    target = None if request.target is None else request.target / unit
+    return BoundRequest(rtol=request.rtol, floor=request.floor / unit, target=target, deadline=request.deadline)
+
+
+def _branch_weights(spec: BranchSpec, first: FloatArray, last: FloatArray) -> tuple[Tensor, ...]:
+    """A branch of the full widths that uses one unit a layer; every layer has norm one."""
+    weights = [
+        torch.zeros(fan_out, fan_in, dtype=torch.float64)
+        for fan_in, fan_out in zip(
+            (spec.in_features, *spec.hidden_widths), (*spec.hidden_widths, spec.out_features), strict=True
+        )
+    ]
+    weights[0][0] = torch.from_numpy(first)
+    for middle in weights[1:-1]:
+        middle[0, 0] = 1.0
+    weights[-1][:, 0] = torch.from_numpy(last)
+    return tuple(weights)
