@@ -40,7 +40,7 @@ class DualBound:
     Args:
         value: In the units of the training objective; ``-inf`` when nothing is proven.
         dual_point: Float64, shape ``(num_samples, out_features)``; ``None`` when nothing is proven.
-        dual_norm_upper: Proven upper bound on the dual norm of ``dual_point``, rounding and repair included; at most ``path_decay``.
+        dual_norm_upper: Proven upper bound on the dual norm of ``dual_point``, rounding and repair included.
     """
 
     value: float
@@ -62,8 +62,8 @@ class Certificate:
         dual_bound: Proven lower bound on the objective of *every* network in ``scope``; ``-inf`` when nothing is proven.
         dual_point: The float64 point that proves it, shape ``(num_samples, out_features)``, or ``None``.
         rtol: The relative gap up to which the model is called certified.
-        scale: What the gap is relative to: ``primal_value`` for losses that are never negative; otherwise the zero net's value minus
-            ``dual_bound``.
+        scale: What the gap is relative to: ``primal_value`` for losses that are never negative; otherwise the zero net's
+            value minus ``dual_bound``.
         path_decay: Strength of the path penalty.
         penalty: ``"product"`` or ``"l2_path"``.
         status: Why certification ended.
@@ -86,7 +86,7 @@ class Certificate:
 
     @property
     def gap(self) -> float:
-        """``primal_value - dual_bound``: how far, at most, the model is from the best objective. ``inf`` if nothing is proven."""
+        """How far, at most, the model is from the best objective; ``inf`` if nothing is proven."""
         return self.primal_value - self.dual_bound if math.isfinite(self.primal_value) else math.inf
 
     @property
@@ -111,7 +111,8 @@ class Certificate:
         if not math.isfinite(self.dual_bound):
             return f"objective {self.primal_value:.6g}, nothing proven about the optimum. {self.status.value}"
         percent = f"{100 * self.relative_gap:.2g} %"
-        head = f"objective {self.primal_value:.6g}, proven optimum in [{self.dual_bound:.6g}, {self.primal_value:.6g}], gap {percent}"
+        interval = f"[{self.dual_bound:.6g}, {self.primal_value:.6g}]"
+        head = f"objective {self.primal_value:.6g}, proven optimum in {interval}, gap {percent}"
         if self.is_certified:
             return f"{head} -> globally optimal to {percent} among {self.scope.value}"
         return f"{head} -> not certified at {100 * self.rtol:.2g} %. {self.status.value}"

@@ -17,8 +17,8 @@ class Witness:
     r"""A branch of unit norm whose features attain :math:`\|\Lambda' \phi(X)\|_2 =` ``value``.
 
     Args:
-        weights: One float64 tensor a layer, shape ``(out, in)`` as in :class:`torch.nn.Linear` (first-layer bias as last column); every
-            layer has Frobenius norm one. Widths are those of the branch.
+        weights: One float64 tensor a layer, shape ``(out, in)`` as in :class:`torch.nn.Linear` (first-layer bias as last
+            column); every layer has Frobenius norm one. Widths are those of the branch.
         value: The attained value, in the units of ``path_decay``.
         gate_index: For gated branches, the branch whose gates are meant; ``None`` otherwise.
     """

@@ -22,9 +22,10 @@ def local_maxima(
 ) -> FloatArray:  # shape: (at most num_kept, rank)
     r"""Unit vectors with locally large values, best first, without repetitions.
 
-    Normalised gradient steps from many starts at once, then the best are polished by the convex-concave procedure: the convex part
-    of :math:`w` is replaced by its tangent, and the rest, :math:`\max_{\|u\| \le 1} g'u - \sum_i l_i (x_i'u)_+`, is solved
-    through its dual :math:`\min_{0 \le \tau \le l} \|g - X'\tau\|`. Unlike gradient ascent this reaches maxima on concave kinks.
+    Normalised gradient steps from many starts at once, then the best are polished by the convex-concave procedure: the
+    convex part of :math:`w` is replaced by its tangent, and the rest,
+    :math:`\max_{\|u\| \le 1} g'u - \sum_i l_i (x_i'u)_+`, is solved through its dual
+    :math:`\min_{0 \le \tau \le l} \|g - X'\tau\|`. Unlike gradient ascent this reaches maxima on concave kinks.
 
     Args:
         problem: What to maximise.
@@ -35,7 +36,7 @@ def local_maxima(
 
     Example:
         >>> eye, one = np.eye(2), np.ones((2, 1))
-        >>> local_maxima(SphereProblem(rows=eye, duals=one, linear=np.zeros((2, 1)), one_sided=True)).round(3)
+        >>> local_maxima(SphereProblem(rows=eye, duals=one, linear=np.zeros((2, 1)), one_sided=True))[:1].round(3)
         array([[0.707, 0.707]])
     """
     if problem.rank == 0:
@@ -70,7 +71,8 @@ def _directions(problem: SphereProblem, images: FloatArray) -> FloatArray:  # (m
     if problem.one_sided:
         return np.ones_like(images)
     norms = np.linalg.norm(images, axis=1, keepdims=True)
-    return np.divide(images, norms, out=np.full_like(images, images.shape[1] ** -0.5), where=norms > 0)
+    scaled: FloatArray = np.divide(images, norms, out=np.full_like(images, images.shape[1] ** -0.5), where=norms > 0)
+    return scaled
 
 
 def _gradient_ascent(problem: SphereProblem, points: FloatArray, num_steps: int = 30) -> FloatArray:

@@ -17,8 +17,8 @@ FloatArray = NDArray[np.float64]
 class SphereProblem:
     r"""Maximise :math:`\|w(u)\|_2` over :math:`\|u\|_2 \le 1`, where :math:`w(u) = G'u + \Lambda' (X u)_+`.
 
-    ReLU has ``G = 0``; a leaky ReLU of slope ``a`` and duals ``M`` has ``G = a X'M``, ``Lambda = (1 - a) M``; the depth recursion
-    makes problems with other ``G``. With ``one_sided`` (one output only) the maximum of :math:`w(u)` itself is meant,
+    ReLU has ``G = 0``; a leaky ReLU of slope ``a`` and duals ``M`` has ``G = a X'M``, ``Lambda = (1 - a) M``; the depth
+    recursion makes problems with other ``G``. With ``one_sided`` (one output only) the maximum of :math:`w(u)` itself is meant,
     not of its absolute value; it is never negative since ``u = 0`` is allowed.
 
     Args:
