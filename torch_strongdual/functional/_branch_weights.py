@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_strongdual._checks import check_floating, check_ndim
 from torch_strongdual.errors import InvalidInputError, ShapeError
 
-__all__ = ["ScaledWeights", "check_branch_weights", "per_branch", "safe_norms"]
+__all__ = ["ScaledWeights", "check_branch_weights", "exclusive_products", "per_branch", "safe_norms"]
 
 
 def check_branch_weights(weights: Sequence[Tensor]) -> None:
@@ -52,6 +52,16 @@ def safe_norms(weight: Tensor) -> Tensor:  # shape: (num_branches,)
     squares = weight.square().sum(dim=(1, 2))
     is_zero = squares == 0
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squares).sqrt())
+
+
+def exclusive_products(factors: Sequence[Tensor]) -> list[Tensor]:
+    """Return, for each of ``factors``, the product of all others: by running products, so zeros need no special case."""
+    before = [torch.ones_like(factors[0])]
+    after = [torch.ones_like(factors[0])]
+    for factor, last in zip(factors[:-1], reversed(factors[1:]), strict=True):
+        before.append(before[-1] * factor)
+        after.append(after[-1] * last)
+    return [left * right for left, right in zip(before, reversed(after), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
