@@ -56,7 +56,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 		"$$found" -m venv --clear $(VENV); \
 	fi
 	@echo "[setup] installing the packages of constraints.txt into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
 	@echo "[setup] done"
