@@ -60,7 +60,7 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         Args:
             problem: In reduced coordinates, entries of moderate size.
             request: When to stop, in the units of ``problem``.
-            starts: Unit vectors to try first, shape (m, r).
+            starts: Local maxima found beforehand, unit vectors, best first, shape (m, r).
         """
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
@@ -150,7 +150,7 @@ def two_sided_bound(
     Local ascent on both sides comes first: neither side then has to prove more than the larger one needs.
     """
     if problem.one_sided or problem.num_outputs > 1:
-        return oracle.maximise(problem, request, starts)
+        return oracle.maximise(problem, request, local_maxima(problem, starts))
     halves = [problem.half(sign) for sign in (1.0, -1.0)]
     ascents = [local_maxima(half, starts) for half in halves]
     best = [float(np.max(half.values(found), initial=0.0)) for half, found in zip(halves, ascents, strict=True)]

@@ -1,0 +1,100 @@
+"""The resumable state of one box search: arrays for the compiled kernel, the rounding slack, and memory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
+
+__all__ = ["BoxTree", "SearchStatus"]
+
+FloatArray = NDArray[np.float64]
+
+
+class SearchStatus:
+    """Why a search paused; the numbers are the kernel's."""
+
+    OUT_OF_CELLS = 0
+    ALL_PROVEN = 1
+    COUNTEREXAMPLE = 2
+    STALLED = 3
+    ARENA_FULL = 4
+
+
+class BoxTree:
+    """Depth-first search that proves ``||w(p)|| <= bound * ||p||`` on the whole surface of a cube, or finds a counterexample.
+
+    Args:
+        problem: Rows without zeros; one-sided if it has one output.
+        max_depth: Deepest level of bisection; a search that gets there has stalled at one point.
+    """
+
+    def __init__(self, problem: SphereProblem, *, max_depth: int | None = None) -> None:
+        rank, outputs = problem.rank, problem.num_outputs
+        depth = 26 * max(rank - 1, 1) if max_depth is None else max_depth
+        self.problem = problem
+        self._vector = not problem.one_sided
+        self._counters = np.array([-1, 0, 0], dtype=np.int64)
+        self._split, self._stage, self._count, self._offset = (np.zeros(depth + 1, dtype=np.int64) for _ in range(4))
+        self._first = np.zeros(depth + 1)
+        self._centre, self._width = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
+        self._form = np.zeros((depth + 1, rank, outputs))
+        capacity = 6 * problem.num_rows + 1024
+        self._index = np.zeros(capacity, dtype=np.int32)
+        self._middle, self._reach = np.zeros(capacity), np.zeros(capacity)
+        self._volume, self._witness = np.zeros(1), np.zeros(rank)
+        self._weight = float(
+            np.linalg.norm(problem.duals, axis=1) @ np.abs(problem.rows).sum(axis=1) + np.abs(problem.linear).sum()
+        )
+
+    @property
+    def cells(self) -> int:
+        """Cells examined so far."""
+        return int(self._counters[2])
+
+    @property
+    def proven_fraction(self) -> float:
+        """Fraction of the cube's surface proven so far."""
+        return float(self._volume[0]) / (2 * self.problem.rank)
+
+    @property
+    def witness(self) -> FloatArray:
+        """Where the search paused, as a unit vector: a counterexample, or the point it stalled at."""
+        found: FloatArray = self._witness / np.linalg.norm(self._witness)
+        return found
+
+    def slack(self, bound: float) -> float:
+        """Bound on all rounding errors in the evaluation of one cell; derived in docs/rounding.md."""
+        problem, depth = self.problem, self._split.shape[0]
+        per_weight = 6 * depth + 2 * problem.num_rows + 14 * problem.rank + 6 * problem.num_outputs + 60
+        per_bound = (4 * problem.rank + 40) * math.sqrt(problem.rank)
+        return 1.1 * UNIT_ROUNDOFF * (per_weight * self._weight + per_bound * bound)
+
+    def advance(self, bound: float, max_cells: int) -> int:
+        """Examine up to ``max_cells`` cells against ``bound``, which must not be smaller than in earlier calls.
+
+        Returns:
+            One of :class:`SearchStatus`.
+        """
+        from torch_strongdual.certification.oracles import _box_kernel as kernel
+
+        advance = kernel.advance_vector if self._vector else kernel.advance_scalar
+        before = self.cells
+        while True:
+            status = int(
+                advance(
+                    self.problem.rows, self.problem.duals, self.problem.linear, bound, self.slack(bound),
+                    max_cells - (self.cells - before), self._counters, self._split, self._first, self._stage, self._count,
+                    self._offset, self._centre, self._width, self._form, self._index, self._middle, self._reach,
+                    self._volume, self._witness,
+                )
+            )  # fmt: skip
+            if status != SearchStatus.ARENA_FULL:
+                return status
+            self._index = np.concatenate([self._index, np.zeros_like(self._index)])
+            self._middle = np.concatenate([self._middle, np.zeros_like(self._middle)])
+            self._reach = np.concatenate([self._reach, np.zeros_like(self._reach)])

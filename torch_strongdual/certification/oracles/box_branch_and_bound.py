@@ -1,0 +1,204 @@
+"""Branch and bound over boxes on the faces of a cube: tight proven bounds for data of small rank, any number of rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._box_tree import BoxTree, SearchStatus
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
+
+__all__ = ["BoxBranchAndBound"]
+
+FloatArray = NDArray[np.float64]
+
+#: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
+_LADDER = (8.0, 4.0, 2.5, 1.8, 1.4, 1.2, 1.1, 1.05, 1.02)
+
+
+@final
+class BoxBranchAndBound(AbstractTwoLayerOracle):
+    r"""Two-layer ReLU or leaky ReLU, any number of rows and outputs, rank up to about ten.
+
+    ``w`` is positively homogeneous, so it is enough to compare :math:`\|w(p)\|` with :math:`U \|p\|` on the surface of a
+    cube in principal-axis coordinates. A box on a face is proven by linear bounds on every row whose sign is undecided in it, and
+    halved otherwise, depth first, until the whole surface is proven for U or a counterexample is found. Vector outputs are
+    split along the direction of w at the box's centre: no search over output directions.
+
+    The search is deterministic; its memory is the depth times the number of rows. It answers within about 0.1 s of the
+    deadline, with the best U proven until then.
+
+    Args:
+        max_rank: Refuse higher ranks (the number of boxes grows exponentially with the rank).
+        max_cells: Stop after this many boxes, for reproducible budgets; ``None`` for no limit but the deadline.
+        progress: Called with the fraction of the surface proven and the U it is proven for, about ten times a second.
+
+    Example:
+        >>> import torch
+        >>> from torch_strongdual.certification.deadline import Deadline
+        >>> from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
+        >>> spec = BranchSpec(widths=(3, 1, 1), activations=(BranchActivation(),))
+        >>> oracle = BoxBranchAndBound()
+        >>> state = oracle.init(spec, torch.eye(3))
+        >>> found = oracle.bound(state, torch.tensor([[2.0], [1.0], [-1.0]]), BoundRequest(rtol=1e-3, deadline=Deadline(5.0)))
+        >>> found.lower <= 5**0.5 + 1e-12 and 5**0.5 <= found.upper <= 1.002 * 5**0.5
+        True
+
+    References:
+        The bounds are derived in docs/rounding.md and docs/mathematics.md.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_rank: int = 14,
+        max_cells: int | None = None,
+        progress: Callable[[float, float], None] | None = None,
+    ) -> None:
+        self.max_rank = max_rank
+        self.max_cells = max_cells
+        self.progress = progress
+
+    def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
+        """Only the rank matters."""
+        if rank > self.max_rank:
+            return f"rank {rank} is above max_rank={self.max_rank} of BoxBranchAndBound"
+        return None
+
+    def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """Prove ever smaller bounds until the request is met; see :meth:`AbstractTwoLayerOracle.maximise`."""
+        weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
+        problem = SphereProblem(
+            rows=np.ascontiguousarray(problem.rows[weight > 0]),
+            duals=np.ascontiguousarray(problem.duals[weight > 0]),
+            linear=np.ascontiguousarray(problem.linear),
+            one_sided=problem.one_sided,
+        )
+        search = _Search(problem=problem, request=request, points=starts, upper=_crude_upper(problem), owner=self)
+        search.run()
+        stats: dict[str, float | str] = {"cells": float(search.cells)}
+        if not request.is_met(search.upper, search.lower):
+            stats["limited_by"] = search.limited_by
+        return SphereBound(upper=search.upper, lower=search.lower, points=search.points, stats=stats)
+
+
+def _crude_upper(problem: SphereProblem) -> float:
+    """A bound that needs no search: exact zero where nothing is positive, else the smaller of two norms."""
+    if problem.one_sided and not problem.linear.any() and not (problem.duals > 0).any():
+        return 0.0
+    duals = np.maximum(problem.duals, 0.0) if problem.one_sided else problem.duals
+    # ||Lam' (X u)_+|| <= ||Lam||_F ||X||_F and <= sum_i |Lam_i| |x_i|
+    row_norms = np.linalg.norm(problem.rows, axis=1)
+    relu = min(
+        float(np.linalg.norm(duals)) * float(np.linalg.norm(row_norms)), float(np.linalg.norm(duals, axis=1) @ row_norms)
+    )
+    allowance = 1.0 + 4.0 * (problem.rows.size + problem.duals.size + 16) * UNIT_ROUNDOFF
+    return (relu + float(np.linalg.norm(problem.linear))) * allowance
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """One run: what is proven, what is attained, and how the two approach each other."""
+
+    problem: SphereProblem
+    request: BoundRequest
+    points: FloatArray
+    upper: float
+    owner: BoxBranchAndBound
+    cells: int = 0
+    limited_by: str = "time"
+    _pace: float = 2e-6  # seconds a cell, measured as the search goes
+
+    @property
+    def lower(self) -> float:
+        """Best value attained."""
+        return float(np.max(self.problem.values(self.points), initial=0.0)) if len(self.points) else 0.0
+
+    @property
+    def goal(self) -> float:
+        """The bound that would satisfy the caller, never below what is attained."""
+        least = max(self.request.floor, self.request.target or 0.0, 1e-9 * self.problem.magnitude())
+        return max(least, (1.0 + max(self.request.rtol, 1e-10)) * self.lower)
+
+    def run(self) -> None:
+        """Try the goal at once; if that takes too long, come down a ladder of targets."""
+        if self.upper <= self.goal or self._is_refuted():
+            return
+        if self._prove(self.goal, budget=20_000):
+            return
+        for target in self._ladder():
+            if target < self.upper and not self._prove(target):
+                return
+            if self._is_refuted():
+                return
+
+    def _ladder(self) -> Iterator[float]:
+        for ratio in _LADDER:
+            if ratio * self.lower > self.goal:
+                yield ratio * self.lower
+        for _ in range(4):  # a goal may move up with the attained value, or be missed by a hair where the search stalled
+            if self.upper > self.goal:
+                yield self.goal
+
+    def _is_refuted(self) -> bool:
+        """Whether a counterexample to the caller's target is known, which is all that was asked."""
+        target = self.request.target
+        return target is not None and self.lower > (1.0 + self.request.rtol) * target
+
+    def _out_of_budget(self) -> bool:
+        if self.owner.max_cells is not None and self.cells >= self.owner.max_cells:
+            self.limited_by = "max_cells"
+            return True
+        return self.request.deadline.expired
+
+    def _prove(self, bound: float, budget: int | None = None) -> bool:
+        """Search until ``bound`` (or a larger one, if counterexamples or stalls raise it) is proven."""
+        tree = BoxTree(self.problem)
+        lift = 1e-7
+        while not self._out_of_budget() and (budget is None or tree.cells < budget):
+            status = self._advance(tree, bound)
+            if status == SearchStatus.ALL_PROVEN:
+                # 1 + 64 u: the unit vectors of the vector bound, and the comparison with bound * ||p||, are rounded too.
+                self.upper = min(self.upper, bound * (1.0 + 64 * UNIT_ROUNDOFF))
+                return True
+            if status == SearchStatus.COUNTEREXAMPLE:
+                self._learn(tree.witness)
+                if self._is_refuted():
+                    return True
+                bound = max(bound, self.goal)
+            elif status == SearchStatus.STALLED:
+                self._learn(tree.witness)
+                bound, lift = max(self.goal, bound * (1.0 + lift)), 4.0 * lift
+        return False
+
+    def _advance(self, tree: BoxTree, bound: float) -> int:
+        """One chunk of about a tenth of a second, since compiled code cannot be interrupted."""
+        chunk = max(16, min(int(0.1 / self._pace), 1_000_000))
+        if self.owner.max_cells is not None:
+            chunk = min(chunk, self.owner.max_cells - self.cells)
+        if self.cells == 0:
+            chunk = min(chunk, 64)
+        before, begin = tree.cells, time.perf_counter()
+        status = tree.advance(bound, chunk)
+        done = max(tree.cells - before, 1)
+        if self.cells:
+            self._pace = 0.5 * self._pace + 0.5 * (time.perf_counter() - begin) / done
+        self.cells += tree.cells - before
+        if self.owner.progress is not None:
+            self.owner.progress(tree.proven_fraction, bound)
+        return status
+
+    def _learn(self, point: FloatArray) -> None:
+        """Climb from a point the search found, and keep the maximum it leads to."""
+        found = local_maxima(self.problem, point[None], num_starts=0)
+        points = np.concatenate([point[None], found, self.points])
+        self.points = points[np.argsort(-self.problem.values(points), kind="stable")][:16]
