@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from torch_strongdual.errors import InvalidInputError, ShapeError
+from torch_strongdual.functional.gate_masks import gate_masks
 
 __all__ = ["BranchActivation", "BranchSpec"]
 
@@ -39,9 +42,9 @@ class BranchActivation:
 
     def __str__(self) -> str:
         """Name of the activation, as a user would write it."""
-        if self.is_gated:
-            return "GatedReLU"
-        return {0.0: "ReLU", 1.0: "Identity"}.get(self.negative_slope, f"LeakyReLU({self.negative_slope:g})")
+        name = {0.0: "ReLU", 1.0: "Identity"}.get(self.negative_slope, f"LeakyReLU({self.negative_slope:g})")
+        ungated = [] if self.is_gated and self.negative_slope == 1.0 else [name]
+        return " -> ".join([*ungated, *["GatedReLU"] * len(self.gate_vectors)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +64,9 @@ class BranchSpec:
         hidden_bias_layers: Numbers (from 0, counting linear layers) of hidden layers past the first one that have a bias.
         output_bias: Whether the last layer has a bias, shared by all branches and not regularised.
         flatten: Whether inputs are flattened behind their first dimension.
+
+    Raises:
+        ShapeError: If there is no layer, a width below one, or not one activation for each hidden layer.
     """
 
     widths: tuple[int, ...]
@@ -69,7 +75,16 @@ class BranchSpec:
     hidden_bias_layers: tuple[int, ...] = ()
     output_bias: bool = False
     flatten: bool = False
-    layer_names: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Refuse widths and activations that are not those of a network."""
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise ShapeError(f"`widths` is {self.widths}; expected the input width, hidden widths and output width, all >= 1.")
+        if len(self.activations) != len(self.widths) - 2:
+            raise ShapeError(
+                f"`activations` has {len(self.activations)} entries; expected {len(self.widths) - 2}, one behind each hidden "
+                f"layer of widths {self.widths}."
+            )
 
     @property
     def num_layers(self) -> int:
@@ -112,21 +127,46 @@ class BranchSpec:
         return math.sqrt(math.prod(self.hidden_widths))
 
     def branch_inputs(self, inputs: Tensor) -> Tensor:  # shape: (num_samples, in_features)
-        """Return ``inputs`` as the float64 matrix the first layer multiplies: flattened, column of ones appended."""
-        matrix = (inputs.flatten(1) if self.flatten else inputs).to(torch.float64)
+        """Return ``inputs`` as the float64 matrix the first layer multiplies: flattened, column of ones appended.
+
+        Raises:
+            ShapeError: If ``inputs`` are not samples of this width.
+            InvalidInputError: If ``inputs`` are complex.
+        """
+        matrix = self._flat_inputs(inputs)
         if self.input_bias:
             matrix = torch.cat([matrix, matrix.new_ones(matrix.shape[0], 1)], dim=1)
         return matrix
 
     def gate_masks(self, inputs: Tensor) -> Tensor | None:  # shape: (num_branches, num_samples)
         """Return the product of a branch's gates on every sample (0 or 1, float64), or ``None`` without gates."""
-        flat = (inputs.flatten(1) if self.flatten else inputs).to(torch.float64)
-        masks: Tensor | None = None
+        product: Tensor | None = None
+        for mask in self.layer_gate_masks(inputs):
+            if mask is not None:
+                product = mask if product is None else product * mask
+        return product
+
+    def layer_gate_masks(self, inputs: Tensor) -> tuple[Tensor | None, ...]:  # shape: (num_branches, num_samples)
+        """Return the same layer by layer: for each hidden layer the product of the gates that stand behind it, or ``None``."""
+        flat = self._flat_inputs(inputs) if self.is_gated else inputs
+        masks: list[Tensor | None] = []
         for activation in self.activations:
-            for vectors in activation.gate_vectors:
-                mask = (vectors.to(torch.float64) @ flat.T >= 0).to(torch.float64)
-                masks = mask if masks is None else masks * mask
-        return masks
+            open_gates = [gate_masks(flat, vectors).to(torch.float64) for vectors in activation.gate_vectors]
+            masks.append(math.prod(open_gates[1:], start=open_gates[0]) if open_gates else None)
+        return tuple(masks)
+
+    def _flat_inputs(self, inputs: Tensor) -> Tensor:  # shape: (num_samples, widths[0])
+        if inputs.is_complex():
+            raise InvalidInputError(f"`inputs` have dtype {inputs.dtype}; expected real numbers.")
+        matrix = inputs.flatten(1) if self.flatten and inputs.ndim >= 2 else inputs
+        if matrix.ndim != 2 or matrix.shape[1] != self.widths[0]:
+            wanted = (
+                f"(num_samples, ...) with {self.widths[0]} numbers a sample"
+                if self.flatten
+                else f"(num_samples, {self.widths[0]})"
+            )
+            raise ShapeError(f"`inputs` have shape {tuple(inputs.shape)}; expected {wanted}.")
+        return matrix.to(torch.float64)
 
     def __str__(self) -> str:
         """``Linear(3, 8) -> ReLU -> Linear(8, 1)``."""

@@ -1,0 +1,59 @@
+"""The forward pass of stacked branches, without a loop over them: the fast path that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["stacked_outputs"]
+
+
+def stacked_outputs(
+    inputs: Tensor,  # shape: (num_samples, in_features)
+    weights: Sequence[Tensor],  # L of shape (num_branches, out, in)
+    biases: Sequence[Tensor | None],  # L - 1 of shape (num_branches, out), the last of shape (out_features,)
+    activations: Sequence[Callable[[Tensor], Tensor]],  # L - 1 maps of tensors of shape (num_branches, hidden, num_samples)
+) -> Tensor:  # shape: (num_samples, out_features)
+    r"""Sum of the outputs of all branches :math:`\sum_k \phi_k(X) W_{L,k} + b`.
+
+    The first layer shares its input, so it is one product as wide as all branches together; the last layer sums over branches,
+    so it is one product too; those in between are batched products. Activations are kept features first,
+    ``(num_branches, hidden, num_samples)``: then no layer has to copy them. A single branch makes the very calls that
+    :class:`torch.nn.Linear` makes, so its numbers are those of :class:`torch.nn.Sequential` bit for bit.
+
+    Args:
+        inputs: Matrix that the first layer multiplies.
+        weights: Stacked weights in the layout of :class:`torch.nn.Linear`, all layers.
+        biases: ``None`` for a layer without; the last one is shared by the branches.
+        activations: What stands behind each hidden layer.
+
+    Returns:
+        Outputs in the dtype of the products: that of autocast where it is on.
+
+    Example:
+        >>> x, weights = torch.tensor([[1.0, -2.0]]), [torch.eye(2)[None], torch.ones(1, 1, 2)]
+        >>> stacked_outputs(x, weights, [None, None], [torch.relu])
+        tensor([[1.]])
+    """
+    hidden = _first_layer(inputs, weights[0], biases[0])
+    for weight, bias, activation in zip(weights[1:-1], biases[1:-1], activations[:-1], strict=True):
+        hidden = _hidden_layer(activation(hidden), weight, bias)
+    features = activations[-1](hidden).flatten(0, 1).T
+    return functional.linear(features, weights[-1].transpose(0, 1).flatten(1), biases[-1])
+
+
+def _first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.shape[0] == 1:
+        return functional.linear(inputs, weight[0], None if bias is None else bias[0]).T.unsqueeze(0)
+    wide = weight.flatten(0, 1)
+    product = wide @ inputs.T if bias is None else torch.addmm(bias.reshape(-1, 1), wide, inputs.T)
+    return product.reshape(*weight.shape[:2], inputs.shape[0])
+
+
+def _hidden_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.shape[0] == 1:
+        return functional.linear(hidden[0].T, weight[0], None if bias is None else bias[0]).T.unsqueeze(0)
+    return torch.bmm(weight, hidden) if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, hidden)

@@ -1,0 +1,32 @@
+"""One view of all modules that introspection accepts."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.nn.parallel_net import ParallelNet
+
+__all__ = ["as_parallel_net"]
+
+
+def as_parallel_net(module: nn.Module) -> ParallelNet:
+    """Return ``module`` if it is a ParallelNet, or a copy of an ``nn.Sequential`` as a ParallelNet of one branch.
+
+    Raises:
+        UnsupportedModelError: If it is neither, or a subclass that computes something else.
+    """
+    if isinstance(module, nn.Sequential):
+        return ParallelNet.from_sequential(module, num_branches=1)
+    if not isinstance(module, ParallelNet):
+        raise UnsupportedModelError(
+            f"A {type(module).__name__} has no branches that are known here; expected ParallelNet or nn.Sequential. Pass the "
+            "part that is trained with the path penalty: the submodule itself, `.module` of DataParallel and "
+            "DistributedDataParallel, `._orig_mod` of a compiled module."
+        )
+    if type(module).forward is not ParallelNet.forward:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} overrides the forward pass of ParallelNet, so it may compute something else. Put what it "
+            "adds into a module around a ParallelNet, and pass the ParallelNet."
+        )
+    return module

@@ -1,0 +1,63 @@
+"""The forward pass in chunks of branches, recomputed in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from torch_strongdual.functional.stacked_outputs import stacked_outputs
+
+__all__ = ["chunked_outputs"]
+
+
+def chunked_outputs(
+    inputs: Tensor,  # shape: (num_samples, in_features)
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Callable[[slice], list[Callable[[Tensor], Tensor]]],
+    chunk_size: int | None,
+) -> Tensor:  # shape: (num_samples, out_features)
+    """Evaluate :func:`~torch_strongdual.functional.stacked_outputs.stacked_outputs` on ``chunk_size`` branches at a time.
+
+    Args:
+        inputs: See ``stacked_outputs``, as for the arguments below.
+        weights: Tensors, not modules: recomputation may come when :func:`torch.func.functional_call` is over.
+        biases: The last one is added once.
+        activations: Maps a slice of the branches to their activations.
+        chunk_size: ``None`` for all branches at once.
+    """
+    num_branches = weights[0].shape[0]
+    if chunk_size is None or chunk_size >= num_branches:
+        return stacked_outputs(inputs, weights, biases, activations(slice(None)))
+    outputs: Tensor | None = None
+    for start in range(0, num_branches, chunk_size):
+        branches = slice(start, start + chunk_size)
+        hidden_biases = [None if bias is None else bias[branches] for bias in biases[:-1]]
+        chunk = _recomputed_outputs(
+            inputs,
+            [weight[branches] for weight in weights],
+            [*hidden_biases, biases[-1] if start == 0 else None],
+            activations(branches),
+        )
+        outputs = chunk if outputs is None else outputs + chunk
+    return cast(Tensor, outputs)
+
+
+def _recomputed_outputs(
+    inputs: Tensor, weights: list[Tensor], biases: list[Tensor | None], activations: list[Callable[[Tensor], Tensor]]
+) -> Tensor:
+    if not _can_recompute():
+        return stacked_outputs(inputs, weights, biases, activations)
+    outputs = checkpoint(stacked_outputs, inputs, weights, biases, activations, use_reentrant=False, preserve_rng_state=False)
+    return cast(Tensor, outputs)
+
+
+def _can_recompute() -> bool:
+    # torch.func transforms switch saved tensor hooks off, which recomputation is made of; without gradients nothing is saved.
+    if not torch.is_grad_enabled():
+        return False
+    return torch.compiler.is_compiling() or bool(torch._C._autograd._saved_tensors_hooks_is_enabled())  # type: ignore[attr-defined]

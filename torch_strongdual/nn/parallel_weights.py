@@ -1,0 +1,134 @@
+"""The weights of a network as certification sees them: float64 copies, with outputs whose rounding error is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from torch_strongdual.functional.path_penalty import product_penalty
+from torch_strongdual.functional.stacked_outputs import stacked_outputs
+from torch_strongdual.nn._as_parallel_net import as_parallel_net
+from torch_strongdual.nn.branch_spec import BranchSpec
+
+__all__ = ["ParallelWeights"]
+
+_CHUNK_NUMBERS = 2**22  # hidden units x samples held at a time: 32 MiB a layer
+_UNDERFLOW = 2.0**-960  # times the rounding factor this exceeds what flushing a product to zero can lose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ParallelWeights:
+    """A network frozen in float64.
+
+    Weights of lower precision are converted without rounding, so this is exactly the network trained, evaluated more
+    precisely. Non-finite weights are kept as they are: outputs are NaN then, not wrong.
+
+    Args:
+        weights: Branch weight list: one tensor a layer, shape ``(num_branches, out, in)``, first-layer bias as last column.
+        hidden_biases: One entry for each hidden layer, shape ``(num_branches, out)`` or ``None``.
+        output_bias: Shape ``(out_features,)``, or ``None``.
+        spec: Architecture, gates included.
+    """
+
+    weights: tuple[Tensor, ...]
+    hidden_biases: tuple[Tensor | None, ...]
+    output_bias: Tensor | None
+    spec: BranchSpec
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> ParallelWeights:
+        """Copy the weights of ``module``, a ParallelNet or an ``nn.Sequential`` of its layers.
+
+        Raises:
+            UnsupportedModelError: See :func:`~torch_strongdual.nn.branch_spec_of.branch_spec_of`.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+            >>> weights = ParallelWeights.from_module(net)
+            >>> [tuple(weight.shape) for weight in weights.weights]
+            [(1, 8, 4), (1, 1, 8)]
+        """
+        net = as_parallel_net(module)
+        return cls(
+            weights=tuple(_frozen(weight) for weight in net.branch_weights()),
+            hidden_biases=tuple(None if bias is None else _frozen(bias) for bias in net.hidden_biases()),
+            output_bias=None if net.output_bias is None else _frozen(net.output_bias),
+            spec=net.branch_spec,
+        )
+
+    @property
+    def num_branches(self) -> int:
+        """Number of branches."""
+        return self.weights[0].shape[0]
+
+    def outputs(self, inputs: Tensor) -> Tensor:  # shape: (num_samples, out_features)
+        """Outputs of the network, evaluated in float64, a bounded number of branches at a time.
+
+        Args:
+            inputs: As the module gets them, shape ``(num_samples, ...)``.
+
+        Raises:
+            ShapeError: If ``inputs`` are not samples of the width the network takes.
+        """
+        activations = [partial(_activate, slope) for slope in self.spec.negative_slopes]
+        return self._sum_over_chunks(inputs, lambda tensor: tensor, activations)
+
+    def output_error(self, inputs: Tensor) -> Tensor:  # shape: (num_samples, out_features)
+        r"""Bound on the difference, elementwise, between :meth:`outputs` and the outputs in exact arithmetic.
+
+        A sum of m products is off by at most :math:`m u / (1 - m u)` times the sum of their absolute values, in whatever order
+        it is formed (:math:`u = 2^{-53}`); activations do not enlarge errors. So the error is at most a multiple of the same
+        forward pass with absolute values. The multiple is taken with :math:`2 u`, which also covers the rounding of the
+        bound itself; underflow is covered by a tiny addend. Signs of gates are taken as given.
+
+        Args:
+            inputs: As for :meth:`outputs`.
+        """
+        magnitude = self._sum_over_chunks(inputs, torch.abs, [_lift] * len(self.spec.activations)) + _UNDERFLOW
+        roundings = sum(weight.shape[2] + 2 for weight in self.weights) + self.num_branches * self.weights[-1].shape[2] + 4
+        return magnitude * (roundings * 2.0**-52)
+
+    def product_norms(self) -> Tensor:  # shape: (num_branches,)
+        """Product of the Frobenius norms of each branch's layers."""
+        return product_penalty(self.weights)
+
+    def _sum_over_chunks(
+        self, inputs: Tensor, view: Callable[[Tensor], Tensor], activations: Sequence[Callable[[Tensor], Tensor]]
+    ) -> Tensor:
+        matrix = view(self.spec.branch_inputs(inputs).to(self.weights[0].device))
+        # For all branches at once: the sign of a product that is zero up to rounding must not depend on chunks.
+        masks = [
+            None if mask is None else mask.to(matrix.device) for mask in self.spec.layer_gate_masks(inputs.to(matrix.device))
+        ]
+        width = max(max(self.spec.hidden_widths), 1)
+        size = max(1, _CHUNK_NUMBERS // (width * max(matrix.shape[0], 1)))
+        total = matrix.new_zeros(matrix.shape[0], self.spec.out_features)
+        for start in range(0, self.num_branches, size):
+            chunk = slice(start, start + size)
+            total = total + stacked_outputs(
+                matrix,
+                [view(weight[chunk]) for weight in self.weights],
+                [*[None if bias is None else view(bias[chunk]) for bias in self.hidden_biases], None],
+                [_masked(a, None if mask is None else mask[chunk]) for a, mask in zip(activations, masks, strict=True)],
+            )
+        return total if self.output_bias is None else total + view(self.output_bias)
+
+
+def _frozen(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float64, copy=True)
+
+
+def _activate(negative_slope: float, hidden: Tensor) -> Tensor:
+    return hidden if negative_slope == 1.0 else torch.where(hidden >= 0, hidden, negative_slope * hidden)
+
+
+def _lift(hidden: Tensor) -> Tensor:
+    return hidden + _UNDERFLOW
+
+
+def _masked(activation: Callable[[Tensor], Tensor], mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+    return activation if mask is None else lambda hidden: activation(hidden) * mask.unsqueeze(1)
