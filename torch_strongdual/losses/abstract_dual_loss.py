@@ -18,6 +18,9 @@ class FeasiblePoint:
     :math:`1'\Lambda^* = 0` exactly, if the output has a bias) with
     :math:`\|\Lambda^*_i - \Lambda_i\|_2 \le` ``row_correction[i]`` and :math:`D(\Lambda^*) \ge` ``dual_lower``.
 
+    The losses of this package return a point that is its own :math:`\Lambda^*`; ``row_correction`` then also bounds the
+    distance of its rows from those of the point that was to be certified, so that a dual norm computed for either can be used.
+
     Args:
         dual_point: :math:`\Lambda`, float64.
         row_correction: Non-negative, float64; usually of the order of 1e-17.
@@ -41,6 +44,21 @@ class AbstractDualLoss(ABC):
     @abstractmethod
     def targets(self) -> Tensor:  # shape: (num_samples, out_features)
         """Targets as a float64 matrix (class labels as rows of class probabilities)."""
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of outputs, targets and dual points."""
+        return self.targets.shape[0]
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of outputs, targets and dual points; classes, for cross-entropy."""
+        return self.targets.shape[1]
+
+    @property
+    def is_non_negative(self) -> bool:
+        """Whether the loss is never negative, so that gaps relative to its value make sense. True unless overridden."""
+        return True
 
     @abstractmethod
     def value(self, outputs: Tensor) -> Tensor:  # shape: ()
@@ -70,7 +88,8 @@ class AbstractDualLoss(ABC):
     def balanced(self, dual_point: Tensor) -> Tensor:
         """A point near ``dual_point``, in the domain, whose columns sum to zero up to rounding.
 
-        This is the constraint of an output bias. Maps points of the domain to points of the domain and leaves balanced points as they are (up to rounding).
+        This is the constraint of an output bias. Maps points of the domain to points of the domain and leaves balanced points
+        as they are (up to rounding).
         """
 
     @abstractmethod
