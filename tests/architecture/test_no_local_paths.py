@@ -12,7 +12,7 @@ from ._source_tree import ROOT
 _FOLDERS = "|".join(["wor" + "k", "hom" + "e", "roo" + "t", "far" + "m", "op" + "t", "User" + "s", "mn" + "t", "tm" + "p"])
 _LOCAL_PATH = re.compile(rf"(?<![\w.$)}}~/\-])/(?:{_FOLDERS})/[\w.]|[A-Z]:\\{'User' + 's'}")
 _PACKAGE_HOST = re.compile(
-    "pythonhosted|" + r"download\.pytorch|" + "--(?:extra-)?" + "index-url|--find" + "-links", re.IGNORECASE
+    "python" + "hosted|" + r"download\.pytorch|" + "--(?:extra-)?" + "index-url|--find" + "-links", re.IGNORECASE
 )
 
 
