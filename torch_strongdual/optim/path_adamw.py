@@ -1,0 +1,299 @@
+"""Adam with one second moment a block, on loss plus path penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.optimizer import ParamsT
+
+from torch_strongdual._checks import check_non_negative
+from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.functional import prox_branch_norm
+from torch_strongdual.functional._branch_weights import per_branch
+from torch_strongdual.optim._branch_structure import BranchStructure, accumulation_dtype, branch_norms
+from torch_strongdual.optim._penalty_terms import PenaltyTerms
+from torch_strongdual.optim.abstract_path_optimizer import AbstractPathOptimizer, check_common_options, uses_foreach
+
+__all__ = ["PathAdamW", "path_adamw"]
+
+
+@final
+class PathAdamW(AbstractPathOptimizer):
+    r"""Adam for stacked branches that minimises exactly ``loss + path_decay * sum(path_penalty)``.
+
+    AdamW's decay is decoupled from a step that rescales every entry by its own second moment, and so its fixed points are not
+    the stationary points of any penalised objective. Here every *block*, one layer of one branch, has a single second moment:
+    a step is the gradient step of the block times a number, and the proximal map of the block's norm is exact.
+
+    For a block :math:`W` of :math:`p` entries with loss gradient :math:`g`, and :math:`r = \beta \prod_{m} \|W_m\|_F` over the
+    other layers of the branch (:math:`\beta` = ``path_decay``, product form):
+
+    .. math::
+       \begin{aligned}
+       & s = (\|g\|^2 + r^2) / p; \quad \text{where } s > 0: \quad t \leftarrow t + 1, \quad
+         v \leftarrow \beta_2 v + (1 - \beta_2) s \\
+       & m \leftarrow \beta_1 m + (1 - \beta_1) (g + r W / \|W\|) \quad (l < L), \qquad
+         m \leftarrow \beta_1 m + (1 - \beta_1) g \quad (l = L) \\
+       & \alpha = \gamma / \big(\sqrt{v / (1 - \beta_2^t)} + \epsilon\big), \qquad
+         V = W - \alpha\, m / (1 - \beta_1^t) \\
+       & W \leftarrow V \quad (l < L), \qquad W \leftarrow (1 - \alpha r / \|V\|)_+ V \quad (l = L)
+       \end{aligned}
+
+    **Fixed points.** If the weights do not change any more, :math:`g` and :math:`r` are constant, :math:`\alpha > 0`, and
+    :math:`m / (1 - \beta_1^t)` tends to the gradient it averages. Hidden layers then have :math:`g + r W / \|W\| = 0`; the last
+    one is a fixed point of a proximal gradient step, which for every step size means :math:`-g \in r\, \partial \|W\|`. That is
+    the first-order condition of the objective, and conversely. Hidden layers that are exactly zero get the subgradient zero,
+    so that they can grow.
+
+    **Why the second moment adds** :math:`\|g\|^2` **and** :math:`r^2` rather than taking the norm of the sum: the sum vanishes
+    at a stationary point, which would drive the step size to infinity there, while :math:`\|g\|^2 + r^2` tends to
+    :math:`2 r^2`. So the step size settles at a constant, and a small enough ``lr`` converges without being lowered. Because
+    of :math:`r^2` a branch that no sample of a batch activates (:math:`g = 0`) decays at a bounded rate.
+
+    **Dead branches.** A branch with :math:`W_L = 0` has :math:`s = 0` in its hidden layers. Their second moments and step
+    counts then stand still instead of decaying, so the first steps after a revival have the usual size and no spike. It
+    revives when the *averaged* gradient exceeds :math:`r`, that is when the branch violates the dual constraint. A branch whose
+    hidden layers are zero as well has no gradient at all and is dead for ever.
+
+    The ``"power"`` and ``"l2_path"`` forms are differentiated in all layers (:math:`r` is then the norm of that gradient); they
+    give small branches, not exact zeros. Plain groups are stepped by :func:`torch.optim.adam.adam`, entry by entry. Blocks are
+    told by ``"layer_index"`` even at ``path_decay`` zero. Moments of half-precision parameters are kept in that precision for
+    :math:`m` and in float32 for :math:`v`.
+
+    Args:
+        params: ``net.path_param_groups(path_decay=...)``, or parameter groups. A group with the key ``"layer_index"`` holds
+            stacked branches: weights ``(num_branches, out, in)``, a first-layer bias ``(num_branches, out)``, and for each of
+            them the number of its layer, from 0. Other groups must have ``path_decay`` 0.
+        lr: Learning rate: about the size of one step in root mean square over a block.
+        betas: Averaging factors of gradients and of squared gradients.
+        eps: Added to the root of the second moment.
+        path_decay: Weight of the path penalty, in units of the loss.
+        penalty: ``"product"``, ``"power"`` or ``"l2_path"``, see :func:`torch_strongdual.functional.path_penalty`.
+        maximize: Whether to maximise the loss; the penalty is still minimised.
+        foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only.
+        capturable: Not supported; only ``False`` is accepted.
+        differentiable: Not supported; only ``False`` is accepted.
+
+    Raises:
+        InvalidInputError: If an option is out of its range, or parameters without known branch structure have a positive
+            ``path_decay``.
+        ShapeError: If parameters do not fit their ``"layer_index"``.
+
+    Example:
+        >>> first, last = torch.randn(8, 4, 3, requires_grad=True), torch.randn(8, 1, 4, requires_grad=True)
+        >>> optimizer = PathAdamW([{"params": [first, last], "layer_index": (0, 1)}], lr=1e-2, path_decay=1e-3)
+        >>> torch.einsum("koh,khi->oi", last, first).square().sum().backward()
+        >>> optimizer.step()
+
+    References:
+        Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015. https://arxiv.org/abs/1412.6980
+        Yun, Lozano, Yang, "Adaptive Proximal Gradient Methods for Structured Neural Networks", NeurIPS 2021.
+    """
+
+    _option_defaults: ClassVar[Mapping[str, Any]] = {
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        path_decay: float = 0.0,
+        penalty: str = "product",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "path_decay": path_decay,
+            "penalty": penalty,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        check_common_options(options)
+        check_non_negative("eps", options["eps"])
+        for index, beta in enumerate(options["betas"]):
+            if not 0 <= beta < 1:
+                raise InvalidInputError(f"`betas[{index}]` is {beta!r}; expected a number in [0, 1).")
+
+    def _step_plain(self, group: dict[str, Any]) -> None:
+        params = [param for param in group["params"] if param.grad is not None]
+        for param in params:
+            if not self.state[param]:
+                zeros = [torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2)]
+                # on the CPU, as in torch: read in every step
+                self.state[param].update(step=torch.tensor(0.0), exp_avg=zeros[0], exp_avg_sq=zeros[1])
+        states = [self.state[param] for param in params]
+        beta1, beta2 = group["betas"]
+        adam(
+            params,
+            [param.grad for param in params],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=group["foreach"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+
+    def _step_branches(self, group: dict[str, Any]) -> None:
+        params = group["params"]
+        states = [self._block_state(param) for param in params]
+        beta1, beta2 = group["betas"]
+        path_adamw(
+            params,
+            [param.grad for param in params],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["step"] for state in states],
+            layer_index=group["layer_index"],
+            foreach=group["foreach"],
+            path_decay=group["path_decay"],
+            penalty=group["penalty"],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+
+    def _block_state(self, param: Tensor) -> dict[str, Tensor]:
+        """State of one parameter: ``exp_avg`` of its shape, ``exp_avg_sq`` and ``step`` with one number a branch."""
+        state: dict[str, Tensor] = self.state[param]
+        dtype = accumulation_dtype(param)
+        if not state:
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros(param.shape[0], dtype=dtype, device=param.device)
+            state["step"] = torch.zeros(param.shape[0], dtype=torch.float32, device=param.device)
+        # load_state_dict casts everything to the dtype of the parameter, and leaves `step` where the file had it
+        state["exp_avg_sq"] = state["exp_avg_sq"].to(dtype)
+        state["step"] = state["step"].to(param.device)
+        return state
+
+
+@torch.no_grad()
+def path_adamw(
+    params: list[Tensor],
+    grads: list[Tensor | None],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    *,
+    layer_index: Sequence[int],
+    foreach: bool | None = None,
+    path_decay: float,
+    penalty: str,
+    lr: float | Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    maximize: bool,
+) -> None:
+    """Functional form of one step of :class:`PathAdamW` on the layers of stacked branches.
+
+    Args:
+        params: The layers; changed in place.
+        grads: Gradients of the loss; a parameter with ``None`` stands still, but its norm counts in the penalty.
+        exp_avgs: Averaged gradients, of the shapes of ``params``; changed in place.
+        exp_avg_sqs: Averaged squared gradients, shape ``(num_branches,)`` each; changed in place.
+        steps: Number of updates of each block's second moment, shape ``(num_branches,)`` each; changed in place.
+        layer_index: Number of the layer of each parameter.
+        foreach: See :class:`PathAdamW`; so for all that follow.
+        path_decay: Weight of the path penalty.
+        penalty: Form of the path penalty.
+        lr: Learning rate.
+        beta1: Averaging factor of gradients.
+        beta2: Averaging factor of squared gradients.
+        eps: Added to the root of the second moment.
+        maximize: Whether to maximise the loss.
+
+    Raises:
+        InvalidInputError: If ``layer_index`` does not number the layers of ``params``.
+        ShapeError: If ``params`` do not fit together as layers of stacked branches.
+    """
+    structure = BranchStructure.of(params, layer_index)
+    terms = PenaltyTerms.at(params, structure, penalty=penalty, path_decay=path_decay)
+    foreach = uses_foreach(foreach, params)
+    lr = lr.squeeze() if isinstance(lr, Tensor) else lr
+    for layer, size in zip(structure.layers, terms.sizes, strict=True):
+        present = [i for i in layer if grads[i] is not None]
+        _update_second_moments(
+            [grad for i in present if (grad := grads[i]) is not None],
+            [exp_avg_sqs[i] for i in present],
+            [steps[i] for i in present],
+            size,
+            beta2,
+        )
+    positions = [i for i, grad in enumerate(grads) if grad is not None]
+    losses = [-grad if maximize else grad for grad in grads if grad is not None]
+    gradients = terms.added_to(losses, positions, foreach=foreach) if path_decay > 0 else losses
+    averages = [exp_avgs[i] for i in positions]
+    moved = [params[i] for i in positions]
+    step_sizes = {i: _step_sizes(exp_avg_sqs[i], steps[i], lr, beta2, eps) for i in positions}
+    factors = [
+        per_branch(step_sizes[i] / _correction(beta1, steps[i], step_sizes[i].dtype), params[i]).to(params[i].dtype)
+        for i in positions
+    ]
+    if foreach:
+        torch._foreach_lerp_(averages, gradients, 1 - beta1)
+        torch._foreach_addcmul_(moved, averages, factors, value=-1)
+    else:
+        for param, average, gradient, factor in zip(moved, averages, gradients, factors, strict=True):
+            average.lerp_(gradient, 1 - beta1)
+            param.addcmul_(average, factor, value=-1)
+    last = structure.last_weight
+    if terms.factors[last] is None and last in step_sizes:
+        params[last].copy_(prox_branch_norm(params[last], step_sizes[last] * terms.sizes[-1]))
+
+
+def _update_second_moments(
+    grads: list[Tensor], exp_avg_sqs: list[Tensor], steps: list[Tensor], size: Tensor, beta2: float
+) -> None:
+    """Average in the mean square of one layer's gradients, except in branches where it is exactly zero."""
+    if not grads:
+        return
+    num_entries = sum(grad[0].numel() for grad in grads)
+    squares = torch.stack([size, *map(branch_norms, grads)]).square().sum(dim=0) / num_entries
+    is_moving = squares != 0
+    for exp_avg_sq, step in zip(exp_avg_sqs, steps, strict=True):
+        exp_avg_sq.lerp_(torch.where(is_moving, squares, exp_avg_sq), 1 - beta2)
+        step.add_(is_moving)
+
+
+def _step_sizes(exp_avg_sq: Tensor, step: Tensor, lr: float | Tensor, beta2: float, eps: float) -> Tensor:
+    """Step size of every branch, from the bias-corrected second moment; zero where that and ``eps`` are zero."""
+    root = (exp_avg_sq / _correction(beta2, step, exp_avg_sq.dtype)).sqrt() + eps
+    return torch.where(root > 0, lr / root, 0.0)
+
+
+def _correction(beta: float, step: Tensor, dtype: torch.dtype) -> Tensor:
+    """``1 - beta ** step`` without cancellation; one where no step was done."""
+    if beta == 0:
+        return torch.ones_like(step, dtype=dtype)
+    return torch.where(step > 0, -torch.expm1(step.to(dtype) * math.log(beta)), 1.0)

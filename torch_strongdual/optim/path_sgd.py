@@ -1,0 +1,288 @@
+"""Stochastic gradient descent on loss plus path penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from torch.optim.sgd import sgd
+
+from torch_strongdual._checks import check_non_negative
+from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.functional._branch_weights import per_branch
+from torch_strongdual.optim._branch_structure import BranchStructure, branch_norms
+from torch_strongdual.optim._penalty_terms import PenaltyTerms
+from torch_strongdual.optim.abstract_path_optimizer import AbstractPathOptimizer, check_common_options, uses_foreach
+
+__all__ = ["PathSGD", "path_sgd"]
+
+
+@final
+class PathSGD(AbstractPathOptimizer):
+    r"""SGD with momentum that minimises exactly ``loss + path_decay * sum(path_penalty)``.
+
+    With :math:`g` the gradient of the loss, :math:`\rho_k = \prod_{l<L} \|W_{l,k}\|_F`, momentum :math:`\mu`, dampening
+    :math:`\tau` (both as in :class:`torch.optim.SGD`), the product form of the penalty and :math:`\beta` = ``path_decay``:
+
+    .. math::
+       \begin{aligned}
+       l < L: \quad & b_l \leftarrow \mu b_l + (1-\tau) \big(g_l + \beta \textstyle\prod_{m \ne l} \|W_m\| \cdot
+                      W_l / \|W_l\|\big), \qquad W_l \leftarrow W_l - \gamma b_l \\
+       l = L: \quad & b_L \leftarrow \mu b_L + (1-\tau) g_L, \qquad
+                      V = W_L - \gamma b_L, \qquad
+                      W_L \leftarrow \big(1 - \gamma (1-\tau) \beta \rho / \|V\|\big)_+ V, \\
+                    & b_L \leftarrow b_L + (V - W_L) / \gamma
+       \end{aligned}
+
+    The last layer takes its penalty as an implicit (proximal) step, which removes whole branches: their last layer becomes
+    exactly zero. All norms are those before the step.
+
+    **Fixed points.** The last line adds to the buffer the subgradient :math:`\xi \in \beta \rho\, \partial \|W_L\|` that the
+    proximal step used, times :math:`1-\tau`, so all layers have :math:`b \leftarrow \mu b + (1-\tau)(g + \xi)` and :math:`W
+    \leftarrow W - \gamma b`. If a step changes neither weights nor buffers then :math:`b = 0`, hence :math:`g + \xi = 0` in
+    every layer: the first-order condition of the objective; and conversely. (Nesterov: the step is :math:`(1 + \mu)(g + \xi) +
+    \mu^2 b`, the same conclusion.) No layer of hidden weights that is exactly zero is covered: there the subgradient zero is
+    used, so that the loss can make the layer grow.
+
+    **Dead branches.** A branch with :math:`W_L = 0` has no gradient in its hidden layers, and they come to rest. It revives as
+    soon as :math:`\|g_L\| > \beta \rho`, that is when it violates the dual constraint. With minibatches the gradient of one
+    batch decides, so branches near the boundary come and go. A branch whose hidden layers are zero as well
+    (:math:`\rho = 0`) has no gradient at all and is dead for ever.
+
+    The ``"power"`` and ``"l2_path"`` forms are differentiated in all layers; they give small branches, not exact zeros.
+    Plain groups, and groups with ``path_decay`` zero, are stepped by :func:`torch.optim.sgd.sgd`.
+
+    Args:
+        params: ``net.path_param_groups(path_decay=...)``, or parameter groups. A group with the key ``"layer_index"`` holds
+            stacked branches: weights ``(num_branches, out, in)``, a first-layer bias ``(num_branches, out)``, and for each of
+            them the number of its layer, from 0. Other groups must have ``path_decay`` 0.
+        lr: Learning rate.
+        momentum: Momentum factor.
+        dampening: Dampening of the momentum.
+        nesterov: Whether to use Nesterov momentum.
+        path_decay: Weight of the path penalty, in units of the loss.
+        penalty: ``"product"``, ``"power"`` or ``"l2_path"``, see :func:`torch_strongdual.functional.path_penalty`.
+        maximize: Whether to maximise the loss; the penalty is still minimised.
+        foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only.
+        differentiable: Not supported; only ``False`` is accepted.
+
+    Raises:
+        InvalidInputError: If an option is out of its range, or parameters without known branch structure have a positive
+            ``path_decay``.
+        ShapeError: If parameters do not fit their ``"layer_index"``.
+
+    Example:
+        >>> first, last = torch.randn(8, 4, 3, requires_grad=True), torch.randn(8, 1, 4, requires_grad=True)
+        >>> optimizer = PathSGD([{"params": [first, last], "layer_index": (0, 1)}], lr=0.1, path_decay=100.0)
+        >>> torch.einsum("koh,khi->oi", last, first).sum().backward()
+        >>> optimizer.step()
+        >>> last.count_nonzero()
+        tensor(0)
+
+    References:
+        Ochs, Chen, Brox, Pock, "iPiano: Inertial Proximal Algorithm for Nonconvex Optimization", SIAM J. Imaging Sciences 2014.
+        https://arxiv.org/abs/1404.4805
+    """
+
+    _option_defaults: ClassVar[Mapping[str, Any]] = {
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        path_decay: float = 0.0,
+        penalty: str = "product",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "path_decay": path_decay,
+            "penalty": penalty,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        check_common_options(options)
+        check_non_negative("momentum", options["momentum"])
+        check_non_negative("dampening", options["dampening"])
+        if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
+            raise InvalidInputError(
+                f"`nesterov` is True with momentum {options['momentum']!r} and dampening {options['dampening']!r}; expected a "
+                "positive momentum and dampening 0."
+            )
+
+    def _buffers(self, group: dict[str, Any], params: Sequence[Tensor]) -> list[Tensor | None]:
+        return [self.state[param].get("momentum_buffer") if group["momentum"] else None for param in params]
+
+    def _store(self, group: dict[str, Any], params: Sequence[Tensor], buffers: Sequence[Tensor | None]) -> None:
+        for param, buffer in zip(params, buffers, strict=True):
+            if group["momentum"] and buffer is not None:
+                self.state[param]["momentum_buffer"] = buffer
+
+    def _step_plain(self, group: dict[str, Any]) -> None:
+        params = [param for param in group["params"] if param.grad is not None]
+        buffers = self._buffers(group, params)
+        sgd(
+            params,
+            [param.grad for param in params],
+            buffers,
+            foreach=group["foreach"],
+            weight_decay=0.0,
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
+        self._store(group, params, buffers)
+
+    def _step_branches(self, group: dict[str, Any]) -> None:
+        if group["path_decay"] == 0:
+            self._step_plain(group)
+            return
+        params = group["params"]
+        buffers = self._buffers(group, params)
+        path_sgd(
+            params,
+            [param.grad for param in params],
+            buffers,
+            layer_index=group["layer_index"],
+            foreach=group["foreach"],
+            **{name: group[name] for name in _OPTIONS},
+        )
+        self._store(group, params, buffers)
+
+
+_OPTIONS = ("path_decay", "penalty", "lr", "momentum", "dampening", "nesterov", "maximize")
+
+
+@torch.no_grad()
+def path_sgd(
+    params: list[Tensor],
+    grads: list[Tensor | None],
+    momentum_buffers: list[Tensor | None],
+    *,
+    layer_index: Sequence[int],
+    foreach: bool | None = None,
+    path_decay: float,
+    penalty: str,
+    lr: float | Tensor,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    """Functional form of one step of :class:`PathSGD` on the layers of stacked branches.
+
+    Args:
+        params: The layers; changed in place.
+        grads: Gradients of the loss; a parameter with ``None`` stands still, but its norm counts in the penalty.
+        momentum_buffers: Changed in place; entries that are ``None`` are made if ``momentum`` is not zero.
+        layer_index: Number of the layer of each parameter.
+        foreach: See :class:`PathSGD`; so for all that follow.
+        path_decay: Weight of the path penalty.
+        penalty: Form of the path penalty.
+        lr: Learning rate.
+        momentum: Momentum factor.
+        dampening: Dampening of the momentum.
+        nesterov: Whether to use Nesterov momentum.
+        maximize: Whether to maximise the loss.
+
+    Raises:
+        InvalidInputError: If ``layer_index`` does not number the layers of ``params``.
+        ShapeError: If ``params`` do not fit together as layers of stacked branches.
+    """
+    structure = BranchStructure.of(params, layer_index)
+    terms = PenaltyTerms.at(params, structure, penalty=penalty, path_decay=path_decay)
+    foreach = uses_foreach(foreach, params)
+    lr = lr.squeeze().to(params[0].device) if isinstance(lr, Tensor) else lr
+    positions = [i for i, grad in enumerate(grads) if grad is not None]
+    losses = [-grad if maximize else grad for grad in grads if grad is not None]
+    gradients = terms.added_to(losses, positions, foreach=foreach)
+    last = structure.last_weight
+    is_first_step = momentum_buffers[last] is None
+    updates = gradients
+    if momentum != 0:
+        updates = _accumulate(gradients, momentum_buffers, positions, momentum, dampening, nesterov, foreach)
+    _descend([params[i] for i in positions], updates, lr, foreach)
+    if terms.factors[last] is None and grads[last] is not None:
+        buffer_gain = 1.0 if momentum == 0 or is_first_step else 1 - dampening
+        step_gain = buffer_gain * (1 + momentum if nesterov else 1.0)
+        _shrink(params[last], momentum_buffers[last], terms.sizes[-1], lr, step_gain, buffer_gain)
+
+
+def _accumulate(
+    gradients: list[Tensor],
+    momentum_buffers: list[Tensor | None],
+    positions: list[int],
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    foreach: bool,
+) -> list[Tensor]:
+    """Bring the buffers up to date and return the directions of the step."""
+    buffers, old, added = [], [], []
+    for gradient, position in zip(gradients, positions, strict=True):
+        buffer = momentum_buffers[position]
+        if buffer is None:
+            buffer = momentum_buffers[position] = gradient.detach().clone()
+        else:
+            old.append(buffer)
+            added.append(gradient)
+        buffers.append(buffer)
+    if foreach and old:
+        torch._foreach_mul_(old, momentum)
+        torch._foreach_add_(old, added, alpha=1 - dampening)
+    else:
+        for buffer, gradient in zip(old, added, strict=True):
+            buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
+    if not nesterov:
+        return buffers
+    if foreach:
+        return list(torch._foreach_add(gradients, buffers, alpha=momentum))
+    return [gradient.add(buffer, alpha=momentum) for gradient, buffer in zip(gradients, buffers, strict=True)]
+
+
+def _descend(params: list[Tensor], updates: list[Tensor], lr: float | Tensor, foreach: bool) -> None:
+    if isinstance(lr, Tensor):  # as a factor, not as `alpha`: reading it out would stall a GPU
+        for param, update in zip(params, updates, strict=True):
+            param.addcmul_(update, lr.to(param.dtype), value=-1)
+    elif foreach:
+        torch._foreach_add_(params, updates, alpha=-lr)
+    else:
+        for param, update in zip(params, updates, strict=True):
+            param.add_(update, alpha=-lr)
+
+
+def _shrink(
+    weight: Tensor, buffer: Tensor | None, rate: Tensor, lr: float | Tensor, step_gain: float, buffer_gain: float
+) -> None:
+    """Take the implicit step on ``rate * ||weight||``, of size ``lr * step_gain``, and put its subgradient into the buffer."""
+    norms = branch_norms(weight)
+    # the implicit gradient is weight * min(pull, 1 / lr); written without dividing by lr, which schedulers may set to zero
+    pull = step_gain * rate / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+    if buffer is not None:
+        limit = 1 / lr if isinstance(lr, Tensor) else (1 / lr if lr > 0 else float("inf"))
+        implicit = pull.clamp(max=limit) if not isinstance(limit, Tensor) else torch.minimum(pull, limit.to(pull.dtype))
+        buffer.addcmul_(weight, per_branch(implicit * (buffer_gain / step_gain), weight).to(weight.dtype))
+    weight.mul_(per_branch(1 - (lr * pull).clamp(max=1), weight).to(weight.dtype))
