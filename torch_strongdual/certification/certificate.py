@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.errors import CertificationError
 
 __all__ = ["Certificate", "CertificateScope", "CertificateStatus", "DualBound"]
@@ -68,6 +69,7 @@ class Certificate:
         penalty: ``"product"`` or ``"l2_path"``.
         status: Why certification ended.
         scope: Which networks the bound speaks of.
+        improving_branches: Unit branches that lower the objective when added to this network, most promising first.
         evidence: What an independent check of the bound needs: the proven dual norm and where it came from.
         stats: Seconds, oracle, dual norm bounds, what limited them.
     """
@@ -81,6 +83,7 @@ class Certificate:
     penalty: str
     status: CertificateStatus
     scope: CertificateScope
+    improving_branches: tuple[Witness, ...] = ()
     evidence: Mapping[str, float | str] = field(default_factory=dict)
     stats: Mapping[str, float | str] = field(default_factory=dict)
 

@@ -91,6 +91,21 @@ class HuberFamilyLoss(AbstractDualLoss):
         """Targets, float64."""
         return self._targets
 
+    @property
+    def normalizer(self) -> float:
+        """The number averaged over."""
+        return self._normalizer
+
+    @property
+    def width(self) -> float:
+        """Inverse curvature at zero; 0 for the absolute loss."""
+        return self._width
+
+    @property
+    def slope_bound(self) -> float:
+        """Largest slope; ``inf`` for the squared loss."""
+        return self._slope_bound
+
     def value(self, outputs: Tensor) -> Tensor:
         """Loss at ``outputs`` as a differentiable float64 scalar."""
         error = as_float64("outputs", outputs, self._targets) - self._targets

@@ -1,1 +1,13 @@
 """Upper bounds on the dual norm, one family a file."""
+
+from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle as AbstractDualNormOracle
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest as BoundRequest
+from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle as AngularSweepOracle
+from torch_strongdual.certification.oracles.auto_oracle import AutoOracle as AutoOracle
+from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle as AutoTwoLayerOracle
+from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound as BoxBranchAndBound
+from torch_strongdual.certification.oracles.gated_oracle import GatedOracle as GatedOracle
+from torch_strongdual.certification.oracles.linear_oracle import LinearOracle as LinearOracle
+from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation as QuadraticRelaxation
+from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle as RankOneOracle
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle as AbstractTwoLayerOracle

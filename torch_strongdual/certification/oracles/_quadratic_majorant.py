@@ -25,8 +25,8 @@ class QuadraticMajorant:
 
     - :math:`\lambda_i > 0`: :math:`(x)_+ = x/2 + |x|/2 \le x/2 + \tau/4 + x^2/(4\tau)` for every :math:`\tau > 0`. With
       :math:`a_i = \lambda_i/(4\tau)` this is :math:`\lambda_i (x)_+ \le \lambda_i x/2 + \lambda_i^2/(16 a_i) + a_i x^2`.
-    - :math:`\lambda_i < 0`, :math:`t \in [0, 1]`, :math:`0 \le g \le \min(t, 1-t)/R_i`: :math:`(x)_+ \ge t x + g x^2`, because for
-      x > 0 the difference is :math:`x ((1-t) - g x) \ge 0` and for x < 0 it is :math:`|x| (t - g|x|) \ge 0`. Here
+    - :math:`\lambda_i < 0`, :math:`t \in [0, 1]`, :math:`0 \le g \le \min(t, 1-t)/R_i`: :math:`(x)_+ \ge t x + g x^2`, because
+      for x > 0 the difference is :math:`x ((1-t) - g x) \ge 0` and for x < 0 it is :math:`|x| (t - g|x|) \ge 0`. Here
       :math:`c_i = \lambda_i t` and :math:`a_i = \lambda_i g`.
 
     ``slopes`` (c) and ``curvatures`` (a) are taken as exact numbers, which define :math:`\tau`, t and g: rounding in their
@@ -44,7 +44,7 @@ class QuadraticMajorant:
 
     @classmethod
     def of(cls, problem: SphereProblem, inverse_taus: FloatArray, shares: FloatArray) -> QuadraticMajorant:
-        """Build the majorant from ``1 / tau_i`` in units of ``1 / R_i`` (used where the dual is positive) and ``t_i`` (elsewhere)."""
+        """Build the majorant from ``1 / tau_i``, in units of ``1 / R_i`` (where the dual is positive), and ``t_i`` (elsewhere)."""
         duals = problem.duals[:, 0]
         norms = np.linalg.norm(problem.rows, axis=1) * (1.0 + gamma(problem.rank + 4))  # upper bounds on R_i
         safe = np.where(norms > 0, norms, 1.0)
@@ -96,7 +96,7 @@ class QuadraticMajorant:
 
 
 def secular_root(curvature: FloatArray, slope: FloatArray) -> tuple[float, float]:
-    r"""Approximate minimiser s of :math:`s + b'(sI - A)^{-1}b/4` over :math:`s > \lambda_{max}(A)`, and the second term there."""
+    r"""Approximate minimiser s of :math:`s + b'(sI - A)^{-1}b/4` over :math:`s > \lambda_{max}(A)`, and the second term."""
     eigenvalues, vectors = np.linalg.eigh(curvature)
     squares = (vectors.T @ slope) ** 2
     top, length = float(eigenvalues[-1]), math.sqrt(float(squares.sum()))

@@ -15,12 +15,12 @@ FloatArray = NDArray[np.float64]
 
 
 def gamma(num_operations: int) -> float:
-    """Higham's ``k u / (1 - k u)``, twice over: bounds the relative error of sums and products of ``k`` operations, any order."""
+    """Higham's ``k u / (1 - k u)`` for 2 k: bounds the relative error of sums and products of ``k`` operations, any order."""
     return 2.0 * num_operations * UNIT_ROUNDOFF / (1.0 - 2.0 * num_operations * UNIT_ROUNDOFF)
 
 
 def semidefinite_shift(matrix: FloatArray) -> float:
-    r"""Return a proven :math:`\delta` with :math:`K + \delta I \succeq 0`, of rounding size if K is semidefinite; ``inf`` if not found.
+    r"""Return a proven :math:`\delta` with :math:`K + \delta I \succeq 0`, small if K is semidefinite; ``inf`` if not found.
 
     If the floating-point Cholesky factorisation of a symmetric H of order m runs to its end, its factor has
     :math:`R'R = H + E` with :math:`\|E\|_2 \le \gamma_{m+1} / (1 - \gamma_{m+1}) \operatorname{tr} H` (Demmel; Rump), so that

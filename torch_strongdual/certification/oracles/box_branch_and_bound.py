@@ -167,8 +167,7 @@ class _Search:
         while not self._out_of_budget() and (budget is None or tree.cells < budget):
             status = self._advance(tree, bound)
             if status == SearchStatus.ALL_PROVEN:
-                # 1 + 64 u: the unit vectors of the vector bound, and the comparison with bound * ||p||, are rounded too.
-                self.upper = min(self.upper, bound * (1.0 + 64 * UNIT_ROUNDOFF))
+                self.upper = min(self.upper, bound)
                 return True
             if status == SearchStatus.COUNTEREXAMPLE:
                 self._learn(tree.witness)
@@ -188,7 +187,8 @@ class _Search:
         if self.cells == 0:
             chunk = min(chunk, 64)
         before, begin = tree.cells, time.perf_counter()
-        status = tree.advance(bound, chunk)
+        # 64 u less: the unit vectors of the vector bound, and the comparison with bound * ||p||, are rounded too.
+        status = tree.advance(bound * (1.0 - 64 * UNIT_ROUNDOFF), chunk)
         done = max(tree.cells - before, 1)
         if self.cells:
             self._pace = 0.5 * self._pace + 0.5 * (time.perf_counter() - begin) / done

@@ -1,0 +1,58 @@
+"""Data for certification: tensors, or everything a data loader yields, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_strongdual.errors import InvalidInputError, ShapeError
+
+__all__ = ["gather_batches", "gathered"]
+
+
+def gathered(inputs: Tensor | Iterable[Any], targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets as two tensors.
+
+    Args:
+        inputs: A tensor, or an iterable of ``(inputs, targets)`` batches such as a data loader.
+        targets: A tensor, or ``None`` if ``inputs`` yields batches.
+
+    Raises:
+        InvalidInputError: If there are no data, or batches are no pairs of tensors.
+    """
+    if isinstance(inputs, Tensor):
+        if not isinstance(targets, Tensor):
+            raise InvalidInputError(f"`targets` is {type(targets).__name__}; expected a tensor, since `inputs` is one.")
+        return inputs, targets
+    if targets is not None:
+        raise InvalidInputError(
+            f"`targets` is given beside `inputs` of type {type(inputs).__name__}; expected None with batches."
+        )
+    return gather_batches(inputs)
+
+
+def gather_batches(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Concatenate ``(inputs, targets)`` batches, on the CPU.
+
+    Raises:
+        InvalidInputError: If there are none, or they are no pairs of tensors.
+        ShapeError: If their shapes do not fit together.
+    """
+    columns: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for index, batch in enumerate(batches):
+        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+        if not is_pair:
+            raise InvalidInputError(
+                f"Batch {index} is of type {type(batch).__name__}; expected a pair of tensors (inputs, targets)."
+            )
+        for column, part in zip(columns, batch, strict=True):
+            column.append(part.detach().cpu())
+    if not columns[0]:
+        raise InvalidInputError("The data loader yields no batches; expected at least one sample.")
+    try:
+        return torch.cat(columns[0]), torch.cat(columns[1])
+    except RuntimeError as error:
+        raise ShapeError(f"The batches do not fit together: {error}") from error

@@ -1,0 +1,232 @@
+"""Search for the slopes of a :class:`SlopeTree` that give the smallest bound: stabilised cutting planes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
+
+__all__ = ["SlopeSearch", "find_slopes"]
+
+FloatArray = NDArray[np.float64]
+
+_MAX_CUTS = 400
+_STEP_OUTWARD = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SlopeSearch:
+    """Where the search ended.
+
+    Args:
+        choices: Slopes for :class:`SlopeTree`, shape (num_inner, n).
+        estimate: Largest value found among the leaves there; no bound in either direction.
+        points: Maximisers found, one array (m, r) a leaf.
+        mixture: Points, and for each its leaf and its weight in the solution of the last linear program: the layer of units
+            that attains the bound, were nothing lost.
+    """
+
+    choices: FloatArray
+    estimate: float
+    points: list[FloatArray]
+    mixture: list[tuple[FloatArray, int, float]]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Cuts:
+    """Linear minorants of the largest leaf maximum, as a function of the inner nodes' functionals."""
+
+    tree: SlopeTree
+    rows: FloatArray
+    leaves: list[int] = field(default_factory=list)
+    points: list[FloatArray] = field(default_factory=list)
+    idle: list[int] = field(default_factory=list)
+
+    def add(self, leaf: int, points: FloatArray) -> None:
+        """One cut for each maximiser of a leaf."""
+        for point in points:
+            self.leaves.append(leaf)
+            self.points.append(point)
+            self.idle.append(0)
+
+    def forget(self, weights: FloatArray) -> None:
+        """Drop the cuts that have been inactive for longest, if there are too many."""
+        self.idle = [0 if weight > 0 else age + 1 for age, weight in zip(self.idle, weights, strict=True)]
+        excess = len(self.leaves) - _MAX_CUTS
+        if excess > 0:
+            dropped = set(sorted(range(len(self.leaves)), key=lambda index: -self.idle[index])[:excess])
+            keep = [index for index in range(len(self.leaves)) if index not in dropped]
+            self.leaves = [self.leaves[index] for index in keep]
+            self.points = [self.points[index] for index in keep]
+            self.idle = [self.idle[index] for index in keep]
+
+    def matrix(self) -> FloatArray:  # shape: (num_cuts, num_inner * 2 * n)
+        """Values of the cuts are ``matrix @ y``, y the stacked ``(above, below)`` of all inner nodes."""
+        num_rows = len(self.rows)
+        hidden = np.array(self.points) @ self.rows.T
+        above, below = np.maximum(hidden, 0.0), np.maximum(-hidden, 0.0)
+        matrix = np.zeros((len(self.leaves), self.tree.num_inner * 2 * num_rows))
+        for index, leaf in enumerate(self.leaves):
+            parent, is_minus = divmod(self.tree.num_inner + leaf - 1, 2)
+            slope = self.tree.slope_at(parent)
+            # plus: (alpha, a beta); minus: (beta, a alpha)
+            halves = (slope * below[index], above[index]) if is_minus else (above[index], slope * below[index])
+            begin = parent * 2 * num_rows
+            matrix[index, begin : begin + 2 * num_rows] = np.concatenate(halves)
+        return matrix
+
+
+def find_slopes(
+    tree: SlopeTree,
+    rows: FloatArray,  # shape: (n, r)
+    *,
+    starts: FloatArray,  # shape: (m, r)
+    rtol: float,
+    enough: float,
+    deadline: Deadline,
+    max_iterations: int = 40,
+) -> SlopeSearch:
+    r"""Minimise the largest leaf maximum over the slopes.
+
+    Seen as a function of the convex functionals :math:`(\hat\alpha, \hat\beta) \ge (\alpha, \beta)`,
+    :math:`\hat\alpha + \hat\beta \ge 0`, of all inner nodes the problem is convex: a maximiser of a leaf gives a linear minorant.
+    Local ascent finds maximisers; a linear program over the cuts gives a point, and the next trial lies between it and the best
+    point so far (in-out separation), which keeps the trials from jumping between corners.
+
+    Args:
+        tree: What to choose slopes for.
+        rows: Data in reduced coordinates.
+        starts: Unit vectors to try first.
+        rtol: Stop when best value and linear program agree to this accuracy.
+        enough: Stop when the best value is at most this.
+        deadline: Return the best choice so far when it expires.
+        max_iterations: Linear programs to solve at most.
+    """
+    program = _Program.of(tree)
+    cuts = _Cuts(tree=tree, rows=rows)
+    best = _trial(tree, tree.middle(), rows, starts, cuts)
+    mixture: list[tuple[FloatArray, int, float]] = []
+    inside = _stacked(tree, best.choices)
+    for _ in range(max_iterations):
+        if best.estimate <= enough or deadline.expired or not cuts.leaves:
+            break
+        solution = program.solve(cuts.matrix(), deadline)
+        if solution is None:
+            break
+        level, outside, weights = solution
+        mixture = [(p, leaf, float(w)) for p, leaf, w in zip(cuts.points, cuts.leaves, weights, strict=True) if w > 1e-9]
+        cuts.forget(weights)
+        if best.estimate - level <= 0.1 * rtol * best.estimate:
+            break
+        between = inside + _STEP_OUTWARD * (outside - inside)
+        trial = _trial(tree, _choices(tree, between), rows, starts, cuts)
+        if trial.estimate < best.estimate:
+            best, inside = trial, _stacked(tree, trial.choices)
+    return SlopeSearch(choices=best.choices, estimate=best.estimate, points=best.points, mixture=mixture)
+
+
+def _trial(tree: SlopeTree, choices: FloatArray, rows: FloatArray, starts: FloatArray, cuts: _Cuts) -> SlopeSearch:
+    """Local maxima of all leaves at ``choices``, which also become cuts."""
+    found: list[FloatArray] = []
+    estimate = 0.0
+    for leaf, functional in enumerate(tree.leaves(choices)):
+        points = np.zeros((0, rows.shape[1]))
+        if not functional.is_never_positive:
+            problem = functional.on(rows)
+            known = np.concatenate([starts, *([np.array(cuts.points)] if cuts.points else [])])
+            known = known[np.argsort(-problem.values(known), kind="stable")[:24]]
+            points = local_maxima(problem, known, num_starts=24, num_kept=8, seed=len(cuts.leaves))
+            estimate = max(estimate, float(np.max(problem.values(points), initial=0.0)))
+        cuts.add(leaf, points)
+        found.append(points)
+    return SlopeSearch(choices=choices, estimate=estimate, points=found, mixture=[])
+
+
+def _stacked(tree: SlopeTree, choices: FloatArray) -> FloatArray:
+    """``(above, below)`` of all inner nodes in one vector."""
+    inner: list[Functional] = tree.nodes(choices)[: tree.num_inner]
+    return np.concatenate([np.concatenate([node.above, node.below]) for node in inner])
+
+
+def _choices(tree: SlopeTree, stacked: FloatArray) -> FloatArray:
+    """The slopes a stacked vector stands for; exact feasibility is restored by :meth:`SlopeTree.nodes`."""
+    pairs = stacked.reshape(tree.num_inner, 2, -1)
+    slopes: FloatArray = 0.5 * (pairs[:, 0] - pairs[:, 1])
+    return slopes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Program:
+    """The linear program without its cuts.
+
+    Args:
+        constraints: Sparse; ``constraints @ y <= limits``.
+        limits: Right-hand sides.
+        bounds: Lower and upper bounds of y, shape (num_variables, 2).
+    """
+
+    constraints: Any
+    limits: FloatArray
+    bounds: FloatArray
+
+    @classmethod
+    def of(cls, tree: SlopeTree) -> _Program:
+        """Majorisation along the tree: children dominate what their parent passes down, and all are convex."""
+        from scipy import sparse
+
+        root = tree.root
+        num = len(root.above)
+        size = 2 * num * tree.num_inner
+        largest = float(np.max(root.sample_slopes, initial=0.0))
+        bounds = np.tile([-largest, largest], (size, 1))
+        concave = root.above + root.below < 0
+        highest = np.maximum(-root.below, root.above)
+        bounds[:num, 0], bounds[:num, 1] = root.above, np.where(concave, highest, root.above)
+        bounds[num : 2 * num, 0], bounds[num : 2 * num, 1] = root.below, np.where(concave, -root.above, root.below)
+        eye = sparse.identity(num, format="csr")
+        blocks: list[list[Any]] = []
+        for node in range(tree.num_inner):
+            convex: list[Any] = [None] * (2 * tree.num_inner)
+            convex[2 * node], convex[2 * node + 1] = -eye, -eye
+            if node == 0:  # where the root is convex it is fixed, and rounding must not make that infeasible
+                kept = sparse.diags(concave.astype(np.float64))
+                convex[0], convex[1] = -kept, -kept
+            blocks.append(convex)
+            if node:
+                parent, is_plus = divmod(node - 1, 2)[0], node % 2 == 1
+                first, last = (2 * parent, 2 * parent + 1) if is_plus else (2 * parent + 1, 2 * parent)
+                for own, passed, factor in ((2 * node, first, 1.0), (2 * node + 1, last, tree.slope_at(parent))):
+                    row: list[Any] = [None] * (2 * tree.num_inner)
+                    row[own], row[passed] = -eye, factor * eye
+                    blocks.append(row)
+        constraints = sparse.bmat(blocks, format="csr")
+        return cls(constraints=constraints, limits=np.zeros(constraints.shape[0]), bounds=bounds)
+
+    def solve(self, cuts: FloatArray, deadline: Deadline) -> tuple[float, FloatArray, FloatArray] | None:
+        """Least level, where it is attained, and the weights of the cuts there; ``None`` if the solver failed."""
+        from scipy import sparse
+        from scipy.optimize import linprog
+
+        num_cuts, size = cuts.shape
+        last = sparse.csr_matrix(np.concatenate([np.full(num_cuts, -1.0), np.zeros(len(self.limits))])[:, None])
+        left = sparse.vstack([sparse.csr_matrix(cuts), self.constraints])
+        options = {"time_limit": max(0.05, min(deadline.remaining, 1e6))}
+        found = linprog(
+            np.append(np.zeros(size), 1.0),
+            A_ub=sparse.hstack([left, last], format="csr"),
+            b_ub=np.concatenate([np.zeros(num_cuts), self.limits]),
+            bounds=np.concatenate([self.bounds, [[0.0, np.inf]]]),
+            method="highs",
+            options=options,
+        )
+        if found.status != 0 or found.x is None or not math.isfinite(found.fun):
+            return None
+        weights = np.maximum(-np.asarray(found.ineqlin.marginals[:num_cuts], dtype=np.float64), 0.0)
+        return float(found.fun), np.asarray(found.x[:size], dtype=np.float64), weights

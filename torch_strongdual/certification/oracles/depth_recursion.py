@@ -1,0 +1,290 @@
+"""Upper bounds for branches with several activations, from an oracle for one."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torch_strongdual.certification.dual_norm_bound import DualNormBound
+from torch_strongdual.certification.oracles._deep_witnesses import Branch, chain_branches, mixed_branch, valued_witnesses
+from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
+from torch_strongdual.certification.oracles._slope_search import SlopeSearch, find_slopes
+from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
+from torch_strongdual.certification.oracles._verified_psd import gamma
+from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace, power_of_two_scale
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
+from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.nn.branch_spec import BranchSpec
+
+__all__ = ["DepthRecursion", "DepthRecursionState"]
+
+FloatArray = NDArray[np.float64]
+
+_MAX_ACTIVATIONS = 6
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class DepthRecursionState:
+    """What lasts between calls: the reduced data, and where maxima were last time.
+
+    Args:
+        spec: Architecture of the branches.
+        matrix: The matrix the first layer multiplies, float64, divided by ``scale``.
+        scale: A power of two.
+        row_space: Reduction of ``matrix``.
+        slopes: Slopes left of zero of the activations that bend, first layer first.
+        starts: Unit vectors in reduced coordinates that were maximisers before.
+    """
+
+    spec: BranchSpec
+    matrix: FloatArray
+    scale: float
+    row_space: RowSpace
+    slopes: tuple[float, ...]
+    starts: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _SideBound:
+    """Result for one output direction and sign.
+
+    Args:
+        upper: Proven bound on the one-sided maximum.
+        search: Where the slope search ended; ``None`` if it was not needed.
+        limited_by: Why the bound is not tighter, or an empty string.
+    """
+
+    upper: float
+    search: SlopeSearch | None
+    limited_by: str = ""
+
+
+@final
+class DepthRecursion(AbstractDualNormOracle):
+    r"""Bounds for branches with two or more ReLU or leaky ReLU activations (L >= 3), of any widths.
+
+    The functional :math:`\sum_i \alpha_i (g_i)_+ + \beta_i (-g_i)_+` of the last pre-activations starts as
+    :math:`(\lambda, -a\lambda)`. Its concave kinks are replaced by lines :math:`\tau_i g_i` above them; what is left is convex,
+    so that its maximum over the absolute convex hull of the features of shorter branches is at a feature or its negative.
+    This gives two functionals one layer deeper, and in the end problems for ``inner``:
+
+    .. math:: \kappa(\lambda) \le \max_{\pm} \min_\tau \max_{\text{leaves}} \; \max_{\|u\| \le 1} f_{\text{leaf}}(X u).
+
+    All slopes :math:`\tau` are valid. They are optimised over all layers at once with local maxima in place of proven ones, and
+    proven once at the end. Narrow hidden layers only shrink the set of features, so the bound holds for all widths.
+
+    Several outputs are bounded by :math:`(\sum_j \kappa_j^2)^{1/2}` over principal output directions, two outputs also by a fan
+    of directions that loses at most 2 %; ``stats["outputs"]`` says which.
+
+    Args:
+        inner: Oracle for one activation. It decides how tight and how slow the leaves are.
+
+    Example:
+        >>> import torch
+        >>> from torch_strongdual.certification.deadline import Deadline
+        >>> from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
+        >>> from torch_strongdual.nn.branch_spec import BranchActivation
+        >>> spec = BranchSpec(widths=(2, 4, 1, 1), activations=(BranchActivation(), BranchActivation()))
+        >>> oracle = DepthRecursion(QuadraticRelaxation())
+        >>> state = oracle.init(spec, torch.eye(2))
+        >>> bound = oracle.bound(state, torch.tensor([[3.0], [4.0]]).double(), BoundRequest(deadline=Deadline()))
+        >>> round(bound.lower, 4), round(bound.upper, 2)  # duals of one sign: as with one activation
+        (5.0, 5.0)
+
+    References:
+        Wang, Ergen, Pilanci, "Parallel Deep Neural Networks Have Zero Duality Gap", ICLR 2023 (the dual problem).
+        https://arxiv.org/abs/2110.06482
+    """
+
+    def __init__(self, inner: AbstractTwoLayerOracle) -> None:
+        self.inner = inner
+
+    def supports(self, spec: BranchSpec) -> str | None:
+        """Two or more ReLU or leaky ReLU activations with slopes in [0, 1], without hidden biases or gates."""
+        if spec.hidden_bias_layers:
+            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
+        if spec.is_gated:
+            return "gated branches need GatedOracle"
+        slopes = [a.negative_slope for a in spec.activations]
+        outside = [slope for slope in slopes if not 0.0 <= slope <= 1.0]
+        if outside:
+            return f"negative slopes {outside} lie outside [0, 1]; use slopes between 0 (ReLU) and 1 (identity)"
+        bends = [slope for slope in slopes if slope != 1.0]
+        if len(bends) < 2:
+            return f"DepthRecursion is for branches with two or more activations; this one has {len(bends)}: {spec}"
+        if any(bends) and len(bends) > _MAX_ACTIVATIONS:
+            return f"{len(bends)} leaky activations need 2^{len(bends)} bounds; use ReLU or at most {_MAX_ACTIVATIONS} of them"
+        return None
+
+    def init(self, spec: BranchSpec, inputs: Tensor) -> DepthRecursionState:
+        """Reduce the inputs to their row space."""
+        if (reason := self.supports(spec)) is not None:
+            raise UnsupportedModelError(reason)
+        matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
+        finite = bool(np.isfinite(matrix).all())
+        scale = power_of_two_scale(matrix) if finite else 1.0
+        matrix = matrix / scale
+        return DepthRecursionState(
+            spec=spec,
+            matrix=matrix,
+            scale=scale,
+            row_space=RowSpace.of(matrix if finite else np.zeros_like(matrix)),
+            slopes=tuple(a.negative_slope for a in spec.activations if not a.is_identity),
+        )
+
+    def bound(self, state: DepthRecursionState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        """Bound the dual norm; see :meth:`AbstractDualNormOracle.bound`."""
+        begin = time.perf_counter()
+        duals = dual_point.detach().cpu().numpy().astype(np.float64)
+        if not (np.isfinite(duals).all() and np.isfinite(state.matrix).all()):
+            return DualNormBound(upper=math.inf, stats={"limited_by": "non-finite numbers in the data or the dual point"})
+        if not duals.any() or not state.matrix.any():
+            return DualNormBound(upper=0.0, stats={"oracle": type(self).__name__})
+        dual_scale = power_of_two_scale(duals)
+        duals = duals / dual_scale
+        unit = state.scale * dual_scale
+        branches, points = self._chains(state, duals)
+        lower = _best_value(state, duals, branches)
+        target = None if request.target is None else request.target / unit
+        asked = BoundRequest(rtol=request.rtol, floor=request.floor / unit, target=target, deadline=request.deadline)
+        if duals.shape[1] == 1:
+            sides = self._both_signs(state, duals[:, 0], asked, lower, points)
+            upper, method = max(side.upper for side in sides), "one output"
+        else:
+            sides, upper, method = self._several_outputs(state, duals, asked, points)
+        # Features of a unit branch have at most the norm of the data: every activation is 1-Lipschitz and fixes 0.
+        trivial = float(np.linalg.norm(duals) * np.linalg.norm(state.matrix)) * (1.0 + gamma(duals.size + state.matrix.size))
+        branches += [found for side in sides if (found := self._mixed(state, side)) is not None]
+        witnesses = valued_witnesses(state.spec, state.matrix * state.scale, duals * dual_scale, branches)
+        used = [p for side in sides if side.search is not None for p in side.search.points]
+        state.starts = np.concatenate([points[:16], *used])[:64]
+        stats: dict[str, float | str] = {
+            "oracle": f"{type(self).__name__}({type(self.inner).__name__})",
+            "rank": float(state.row_space.rank),
+            "outputs": method,
+            "seconds": time.perf_counter() - begin,
+        }
+        reasons = [side.limited_by for side in sides if side.limited_by]
+        if reasons:
+            stats["limited_by"] = reasons[0]
+        return DualNormBound(
+            upper=min(upper, trivial) * unit,
+            lower=witnesses[0].value if witnesses else 0.0,
+            witnesses=witnesses,
+            stats=stats,
+        )
+
+    def _chains(self, state: DepthRecursionState, duals: FloatArray) -> tuple[list[Branch], FloatArray]:
+        """Branches with one unit a layer, and their directions in reduced coordinates."""
+        rank = state.row_space.rank
+        starts = state.starts if state.starts.shape[1] == rank else np.zeros((0, rank))
+        return chain_branches(state.spec, state.row_space.rows, state.row_space.basis, duals, starts)
+
+    def _mixed(self, state: DepthRecursionState, side: _SideBound) -> Branch | None:
+        """The layer of units that the linear program of the slope search ended with, for two activations (or all ReLU)."""
+        if side.search is None or not side.search.mixture or len(side.search.choices) != 1:
+            return None
+        units = np.array([point for point, _, _ in side.search.mixture]) @ state.row_space.basis.T
+        weights = np.array([weight if leaf == 0 else -weight for _, leaf, weight in side.search.mixture])
+        return mixed_branch(state.spec, units, weights)
+
+    def _several_outputs(
+        self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray
+    ) -> tuple[list[_SideBound], float, str]:
+        """Bound every one of a set of output directions, each with an equal share of the time left."""
+        outputs = RowSpace.of(duals)  # columns along principal directions: only Lam Lam' matters
+        directions = output_directions(outputs.rank)
+        # Rounding of Lam v, and what the reduction of the outputs lost, act on features of at most the norm of the data.
+        size = float(np.linalg.norm(state.matrix)) * (1.0 + gamma(state.matrix.size))
+        rounding = gamma(outputs.rank + 4) * float(np.linalg.norm(outputs.rows)) * size
+        sides: list[_SideBound] = []
+        bounds = []
+        for index, direction in enumerate(directions):
+            share = request.deadline.fraction(1.0 / (len(directions) - index))
+            asked = BoundRequest(rtol=request.rtol, deadline=share)
+            both = self._both_signs(state, outputs.rows @ direction, asked, 0.0, points)
+            sides.extend(both)
+            bounds.append(max(side.upper for side in both) + rounding)
+        upper = norm_from_directions(np.array(bounds), outputs.rank) * outputs.basis_norm + outputs.remainder * size
+        method = "fan of directions" if outputs.rank == 2 else "root of the sum of squares over outputs"
+        return sides, upper * (1.0 + 16 * UNIT_ROUNDOFF), method
+
+    def _both_signs(
+        self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, lower: float, points: FloatArray
+    ) -> list[_SideBound]:
+        """One-sided bounds for ``duals`` and ``-duals``; the second need not be smaller than the first."""
+        hidden = points @ state.row_space.rows.T
+        values = np.maximum(hidden, 0.0) @ duals
+        signs = (1.0, -1.0) if float(np.max(values, initial=0.0)) >= float(np.max(-values, initial=0.0)) else (-1.0, 1.0)
+        enough = max(request.floor, request.target or 0.0, (1.0 + request.rtol) * lower)
+        sides: list[_SideBound] = []
+        for sign in signs:
+            deadline = request.deadline if sides else request.deadline.fraction(0.6)
+            asked = BoundRequest(rtol=request.rtol, floor=enough, deadline=deadline)
+            sides.append(self._one_side(state, sign * duals, asked, points))
+            enough = max(enough, sides[0].upper if math.isfinite(sides[0].upper) else 0.0)
+        return sides
+
+    def _one_side(self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray) -> _SideBound:
+        """Bound the maximum of ``duals' phi`` over unit branches."""
+        rows = state.row_space.rows
+        if (reason := self.inner.limits(rows.shape[1], rows.shape[0], 1)) is not None:
+            return _SideBound(upper=math.inf, search=None, limited_by=reason)
+        tree = SlopeTree.of(duals, state.slopes)
+        search = find_slopes(
+            tree,
+            rows,
+            starts=points,
+            rtol=request.rtol,
+            enough=request.floor / (1.0 + request.rtol),
+            deadline=request.deadline.fraction(0.4),
+        )
+        return self._proven(state, tree, search, request)
+
+    def _proven(self, state: DepthRecursionState, tree: SlopeTree, search: SlopeSearch, request: BoundRequest) -> _SideBound:
+        """Bound the leaves at the slopes found, largest first: no leaf has to be bounded below the largest."""
+        leaves = tree.leaves(search.choices)
+        estimates = [
+            float(np.max(leaf.on(state.row_space.rows).values(found), initial=0.0))
+            for leaf, found in zip(leaves, search.points, strict=True)
+        ]
+        upper, limited_by = 0.0, ""
+        order = sorted(range(len(leaves)), key=lambda index: -estimates[index])
+        for position, index in enumerate(order):
+            if leaves[index].is_never_positive:
+                continue
+            asked = BoundRequest(
+                rtol=request.rtol,
+                floor=max(request.floor, upper),
+                deadline=request.deadline.fraction(1.0 / (len(order) - position)),
+            )
+            value, reason = self._leaf_bound(state, leaves[index], asked, search.points[index])
+            if value > upper:
+                upper, limited_by = value, reason
+        return _SideBound(upper=upper, search=search, limited_by=limited_by)
+
+    def _leaf_bound(
+        self, state: DepthRecursionState, leaf: Functional, request: BoundRequest, starts: FloatArray
+    ) -> tuple[float, str]:
+        """Proven maximum of a leaf over the unit ball of the original coordinates."""
+        problem = leaf.on(state.row_space.rows)
+        found = self.inner.maximise(problem, request, starts)
+        # -X'beta is rounded; |X|'|beta| has at most the norm sum |beta_i| |x_i|.
+        row_norms = np.linalg.norm(problem.rows, axis=1)
+        rounding = gamma(problem.num_rows + problem.rank + 4) * float(np.abs(leaf.below) @ row_norms)
+        lost = state.row_space.loss_of_reduction(leaf.sample_slopes)
+        upper = ((found.upper + rounding) * state.row_space.basis_norm + lost) * (1.0 + 16 * UNIT_ROUNDOFF)
+        return (upper if math.isfinite(upper) else math.inf), str(found.stats.get("limited_by", ""))
+
+
+def _best_value(state: DepthRecursionState, duals: FloatArray, branches: list[Branch]) -> float:
+    """Largest value of ``branches``, in the units of the scaled problem."""
+    witnesses = valued_witnesses(state.spec, state.matrix, duals, branches)
+    return witnesses[0].value if witnesses else 0.0

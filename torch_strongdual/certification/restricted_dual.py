@@ -1,0 +1,121 @@
+"""The dual over a finite set of branches: what a network can still learn without new branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_strongdual.certification._conic_dual import solve_conic_dual
+from torch_strongdual.certification._group_lasso import solve_group_lasso
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.dual_norm_bound import Witness
+from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.functional import branch_features
+from torch_strongdual.losses import HuberFamilyLoss
+from torch_strongdual.nn import ParallelWeights
+
+__all__ = ["AtomSet", "RestrictedSolution", "solve_restricted_dual"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RestrictedSolution:
+    """A dual point that is (nearly) optimal over the atoms.
+
+    Args:
+        candidate: In the dual domain, balanced where needed; its dual norm over *all* branches is for an oracle to bound.
+        magnitudes: Norm of the coefficient of each atom, ``None`` where the solver gives none.
+        solver: ``"group lasso"`` or ``"conic"``.
+    """
+
+    candidate: Tensor
+    magnitudes: Tensor | None
+    solver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AtomSet:
+    """Features of branches of unit norm, one last hidden unit each, with coefficients to start from.
+
+    Args:
+        features: Shape ``(num_samples, num_atoms)``, no zero columns.
+        coefficients: Shape ``(num_atoms, out_features)``.
+    """
+
+    features: Tensor
+    coefficients: Tensor
+
+    @classmethod
+    def of_network(cls, problem: TrainingProblem, weights: ParallelWeights) -> AtomSet:
+        """Every last hidden unit of every live branch; coefficients are the network's own last layer."""
+        masks = problem.spec.gate_masks(problem.inputs)
+        features = branch_features(
+            problem.spec.branch_inputs(problem.inputs), weights.weights[:-1], problem.spec.negative_slopes, masks
+        )
+        hidden = weights.weights[:-1]
+        norms = torch.linalg.vector_norm(hidden[-1], dim=2)  # (num_branches, units): the layer's share of one unit
+        for weight in hidden[:-1]:
+            norms = norms * torch.linalg.matrix_norm(weight)[:, None]
+        last = weights.weights[-1].transpose(1, 2)  # (num_branches, units, out)
+        live = (norms > 0) & (torch.linalg.vector_norm(last, dim=2) > 0)
+        columns = features.permute(0, 2, 1)[live] / norms[live][:, None]
+        return cls(features=columns.T, coefficients=last[live] * norms[live][:, None])._without_zeros()
+
+    @classmethod
+    def of_witnesses(cls, problem: TrainingProblem, witnesses: list[Witness]) -> AtomSet:
+        """Features of the witnesses, with zero coefficients."""
+        matrix = problem.spec.branch_inputs(problem.inputs)
+        masks = problem.spec.gate_masks(problem.inputs)
+        columns = []
+        for witness in witnesses:
+            mask = None if masks is None or witness.gate_index is None else masks[witness.gate_index][None]
+            stacked = [weight[None] for weight in witness.weights]
+            features = branch_features(matrix, stacked[:-1], problem.spec.negative_slopes, mask)[0]
+            # The witness's one output direction; of a layer of several units only this combination attains its value.
+            columns.append(features @ _direction(witness.weights[-1]))
+        features = torch.stack(columns, dim=1) if columns else matrix.new_zeros(matrix.shape[0], 0)
+        return cls(
+            features=features, coefficients=features.new_zeros(features.shape[1], problem.spec.out_features)
+        )._without_zeros()
+
+    def joined(self, other: AtomSet) -> AtomSet:
+        """Both sets."""
+        return AtomSet(
+            features=torch.cat([self.features, other.features], dim=1),
+            coefficients=torch.cat([self.coefficients, other.coefficients]),
+        )
+
+    def _without_zeros(self) -> AtomSet:
+        size = torch.linalg.vector_norm(self.features, dim=0)
+        kept = torch.isfinite(size) & (size > 1e-12 * size.max().clamp(min=1e-300)) if len(size) else size.bool()
+        return AtomSet(features=self.features[:, kept], coefficients=self.coefficients[kept])
+
+
+def _direction(last: Tensor) -> Tensor:  # (out, units) -> (units,)
+    """Unit combination of the last hidden units that the last layer of a rank-one witness reads."""
+    return torch.linalg.svd(last, full_matrices=False)[2][0]
+
+
+def solve_restricted_dual(problem: TrainingProblem, atoms: AtomSet, *, rtol: float, deadline: Deadline) -> RestrictedSolution:
+    """Solve the dual over ``atoms``: first order for smooth losses, a cone program for the absolute loss.
+
+    Args:
+        problem: The training problem.
+        atoms: At least one.
+        rtol: Relative gap over the restricted problem to reach.
+        deadline: When to stop.
+
+    Raises:
+        SolverError: If the cone solver fails.
+    """
+    if isinstance(problem.loss, HuberFamilyLoss) and problem.loss.width == 0.0:
+        point = solve_conic_dual(problem, atoms.features)
+        candidate = problem.loss.balanced(point) if problem.spec.output_bias else point
+        return RestrictedSolution(candidate=candidate, magnitudes=None, solver="conic")
+    result = solve_group_lasso(problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline)
+    return RestrictedSolution(
+        candidate=problem.dual_candidate(result.outputs),
+        magnitudes=torch.linalg.vector_norm(result.coefficients, dim=1),
+        solver="group lasso",
+    )
