@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any, Self, cast
 
 import torch
