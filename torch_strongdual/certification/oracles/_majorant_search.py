@@ -205,7 +205,7 @@ class _Barrier:
             return None
         constant, slope, curvature = self._quadratic(parameters)
         try:
-            factor = np.linalg.cholesky(level * np.eye(len(slope)) - curvature)
+            factor: FloatArray = np.linalg.cholesky(level * np.eye(len(slope)) - curvature).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
             return None
         maximiser = 0.5 * _solve_triangular(factor, _solve_triangular(factor, slope), transposed=True)

@@ -17,7 +17,7 @@ _NUM_SECTORS = 8  # even; the cover of the half circle loses a factor of 1 / cos
 
 
 def output_directions(num_outputs: int) -> FloatArray:  # shape: (k, num_outputs)
-    """Unit vectors whose dual norms :func:`norm_from_directions` combines: the axes; for two outputs a fan over the half circle."""
+    """Unit vectors for :func:`norm_from_directions`: the axes; for two outputs a fan over the half circle."""
     if num_outputs != 2:
         return np.eye(num_outputs)
     angles = np.arange(_NUM_SECTORS) * (math.pi / _NUM_SECTORS)
@@ -30,7 +30,7 @@ def norm_from_directions(bounds: FloatArray, num_outputs: int) -> float:
     r"""Upper bound on :math:`\max_{\|v\| = 1} \kappa(\Lambda v)` from bounds along :func:`output_directions`.
 
     :math:`\|\Lambda'\phi\|^2 = \sum_j (\Lambda_j'\phi)^2 \le \sum_j \kappa(\Lambda_j)^2` for any branches.
-    :math:`\kappa(\Lambda v)` is even and sublinear in v; for two outputs a direction between neighbours at angle :math:`\delta` is
+    :math:`\kappa(\Lambda v)` is even and sublinear in v; for two outputs a direction between neighbours, :math:`\delta` apart, is
     :math:`v = a v_j + b v_{j+1}` with :math:`a, b \ge 0` and :math:`a + b \le 1/\cos(\delta/2)`.
 
     Example:

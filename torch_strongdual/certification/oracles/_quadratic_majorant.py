@@ -44,7 +44,7 @@ class QuadraticMajorant:
 
     @classmethod
     def of(cls, problem: SphereProblem, inverse_taus: FloatArray, shares: FloatArray) -> QuadraticMajorant:
-        """Build the majorant from ``1 / tau_i``, in units of ``1 / R_i`` (where the dual is positive), and ``t_i`` (elsewhere)."""
+        """Build it from ``1 / tau_i``, in units of ``1 / R_i`` (used where the dual is positive), and ``t_i`` (elsewhere)."""
         duals = problem.duals[:, 0]
         norms = np.linalg.norm(problem.rows, axis=1) * (1.0 + gamma(problem.rank + 4))  # upper bounds on R_i
         safe = np.where(norms > 0, norms, 1.0)

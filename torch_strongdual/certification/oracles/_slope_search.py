@@ -96,7 +96,7 @@ def find_slopes(
     r"""Minimise the largest leaf maximum over the slopes.
 
     Seen as a function of the convex functionals :math:`(\hat\alpha, \hat\beta) \ge (\alpha, \beta)`,
-    :math:`\hat\alpha + \hat\beta \ge 0`, of all inner nodes the problem is convex: a maximiser of a leaf gives a linear minorant.
+    :math:`\hat\alpha + \hat\beta \ge 0`, of all inner nodes the problem is convex; a leaf's maximiser gives a linear minorant.
     Local ascent finds maximisers; a linear program over the cuts gives a point, and the next trial lies between it and the best
     point so far (in-out separation), which keeps the trials from jumping between corners.
 

@@ -54,7 +54,7 @@ class Functional:
         return Functional(above=first, below=_product_rounded_up(slope, last))
 
     def on(self, rows: FloatArray) -> SphereProblem:
-        r"""The one-sided problem :math:`\max f(Xu)`: duals :math:`\alpha + \beta` (rounded up), linear part :math:`-X'\beta`."""
+        r"""The one-sided problem :math:`\max f(Xu)`: duals :math:`\alpha + \beta`, rounded up, and :math:`-X'\beta`."""
         duals = self.above + self.below
         # Rounding up keeps the bound valid, since (h)_+ >= 0; -X'beta is rounded to nearest, which the caller has to allow for.
         duals = np.where(duals != 0, np.nextafter(duals, np.inf), duals)
@@ -91,8 +91,8 @@ class SlopeTree:
     def of(cls, duals: FloatArray, activations: Sequence[float]) -> SlopeTree:  # shape of duals: (n,)
         r"""Tree of :math:`\lambda' s(g)`, ``activations`` being all slopes, first layer first.
 
-        If all are zero two suffice: choosing :math:`\tau = \alpha` at each further layer leaves the functionals as they are, and
-        a deeper ReLU branch reaches what a shallower one does, so that the bound does not depend on the depth beyond two.
+        If all are zero two suffice: :math:`\tau = \alpha` at each further layer leaves the functionals as they are, and a
+        deeper ReLU branch reaches what a shallower one does, so that the bound does not depend on the depth beyond two.
         """
         kept = tuple(activations)
         if not any(kept):

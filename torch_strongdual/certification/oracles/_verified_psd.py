@@ -49,5 +49,5 @@ def semidefinite_shift(matrix: FloatArray) -> float:
             continue
         if np.isfinite(factor).all():
             # gamma is doubled, which covers 1 - gamma, the addition of the shift to the diagonal and these few operations.
-            return shift + gamma(size + 3) * (total + size * shift) + np.finfo(np.float64).tiny
+            return shift + gamma(size + 3) * (total + size * shift) + float(np.finfo(np.float64).tiny)
     return math.inf
