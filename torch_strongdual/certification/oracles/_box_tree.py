@@ -80,9 +80,10 @@ class BoxTree:
         Returns:
             One of :class:`SearchStatus`.
         """
-        from torch_strongdual.certification.oracles import _box_kernel as kernel
-
-        advance = kernel.advance_vector if self._vector else kernel.advance_scalar
+        if self._vector:
+            from torch_strongdual.certification.oracles._box_vector_kernel import advance_vector as advance
+        else:
+            from torch_strongdual.certification.oracles._box_scalar_kernel import advance_scalar as advance
         before = self.cells
         while True:
             status = int(

@@ -1,0 +1,125 @@
+"""What the compiled box searches share: placing a cell, settling its rows, a linear majorant over a box.
+
+Imported only when used, since Numba is. Centres and widths are dyadic, hence exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = [
+    "ALL_PROVEN",
+    "ARENA_FULL",
+    "CELLS",
+    "COUNTEREXAMPLE",
+    "FACE",
+    "FAST",
+    "LEVEL",
+    "OUT_OF_CELLS",
+    "STALLED",
+    "largest_over_box",
+    "place",
+    "settle",
+]
+
+OUT_OF_CELLS = 0
+ALL_PROVEN = 1
+COUNTEREXAMPLE = 2
+STALLED = 3
+ARENA_FULL = 4
+
+# Positions in the array of counters.
+LEVEL, FACE, CELLS = 0, 1, 2
+
+FAST = {"reassoc", "contract", "nsz"}
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def largest_over_box(const, slope, centre, width, bound, enough, work):  # type: ignore[no-untyped-def]
+    """Bound the maximum over the box of ``const + slope'(p - centre) - bound * ||p||`` from above.
+
+    For any unit vector e, ``||p|| >= e'p``, and what remains is linear. The maximand is concave; e follows projected
+    gradient steps towards its maximiser, until the bound is ``enough``. ``work`` receives the last point.
+    """
+    r = centre.shape[0]
+    norm = 0.0
+    for k in range(r):
+        work[k] = centre[k]
+        norm += centre[k] * centre[k]
+    norm = np.sqrt(norm)
+    best = np.inf
+    for _ in range(4):
+        along = 0.0
+        reach = 0.0
+        for k in range(r):
+            e = work[k] / norm
+            along += e * centre[k]
+            reach += abs(slope[k] - bound * e) * width[k]
+        best = min(best, const - bound * along + reach)
+        if best <= enough:
+            break
+        # The gradient slope - bound * p / |p| has Lipschitz constant bound / min |p| <= bound on a face of the cube.
+        step = norm / bound
+        squared = 0.0
+        for k in range(r):
+            moved = work[k] + step * (slope[k] - bound * work[k] / norm)
+            moved = min(max(moved, centre[k] - width[k]), centre[k] + width[k])
+            work[k] = moved
+            squared += moved * moved
+        norm = np.sqrt(squared)
+    return best
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def place(level, side, face, rows, split, first, offset, count, centre, width):  # type: ignore[no-untyped-def]
+    """Set centre and widths of the cell to be examined at ``level``; return the coordinate split and the signed step."""
+    r = rows.shape[1]
+    if level == 0:
+        axis = face // 2
+        for k in range(r):
+            centre[0, k] = 0.0
+            width[0, k] = 1.0
+        centre[0, axis] = 1.0 if face % 2 == 0 else -1.0
+        width[0, axis] = 0.0
+        offset[0] = 0
+        return axis, centre[0, axis]
+    k = split[level - 1]
+    half = 0.5 * width[level - 1, k]
+    for j in range(r):
+        centre[level, j] = centre[level - 1, j]
+        width[level, j] = width[level - 1, j]
+    step = first[level - 1] * half if side == 0 else -first[level - 1] * half
+    centre[level, k] += step
+    width[level, k] = half
+    offset[level] = offset[level - 1] + count[level - 1]
+    return k, step
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def settle(level, k, step, rows, index, middle, reach, offset, count):  # type: ignore[no-untyped-def]
+    """Move the parent's undecided rows into the cell: values at the centre and half ranges, before any is decided.
+
+    Returns the number of candidates, written behind ``offset[level]``.
+    """
+    n, r = rows.shape
+    base = offset[level]
+    if level == 0:
+        for i in range(n):
+            index[i] = i
+            middle[i] = step * rows[i, k]
+            total = 0.0
+            for j in range(r):
+                if j != k:
+                    total += abs(rows[i, j])
+            reach[i] = total
+        return n
+    start = offset[level - 1]
+    size = count[level - 1]
+    half = abs(step)
+    for j in range(size):
+        i = index[start + j]
+        index[base + j] = i
+        middle[base + j] = middle[start + j] + step * rows[i, k]
+        reach[base + j] = reach[start + j] - half * abs(rows[i, k])
+    return size

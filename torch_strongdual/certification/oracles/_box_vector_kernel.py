@@ -1,0 +1,270 @@
+"""Compiled depth-first search over boxes for vector problems.
+
+It keeps its whole state in the arrays it is given, so that a search can be stopped after a number of cells and resumed, also
+with a larger ``bound``: cells proven for a smaller one stay proven. ``slack`` bounds all rounding errors of one cell
+(docs/rounding.md); a cell counts as proven only if its computed bound is below ``-slack``. The compiler may reassociate
+sums: the slack holds for any order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from torch_strongdual.certification.oracles._box_cells_kernel import (
+    ALL_PROVEN,
+    ARENA_FULL,
+    CELLS,
+    COUNTEREXAMPLE,
+    FACE,
+    FAST,
+    LEVEL,
+    OUT_OF_CELLS,
+    STALLED,
+    largest_over_box,
+    place,
+    settle,
+)
+
+__all__ = ["advance_vector"]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
+    """Bound ``||sum_i eps_i g_i||`` over ``|eps_i| <= b_i`` from above.
+
+    ``parts[j] = sum_i b_i |g_ij|`` bounds it component by component; with ``gram = sum_i b_i g_i g_i' / |g_i|`` and
+    ``weight = sum_i b_i |g_i|``, Cauchy-Schwarz gives ``sqrt(lmax(gram) * weight)``, and lmax is at most the square root of
+    the Frobenius norm of the squared matrix.
+    """
+    c = parts.shape[0]
+    squared = 0.0
+    for j in range(c):
+        squared += parts[j] * parts[j]
+    if use_gram:
+        frobenius = 0.0
+        for i in range(c):
+            for j in range(c):
+                entry = 0.0
+                for m in range(c):
+                    entry += gram[i, m] * gram[m, j]
+                frobenius += entry * entry
+        squared = min(squared, frobenius**0.25 * weight if frobenius > 0.0 else 0.0)
+    return np.sqrt(squared)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def advance_vector(  # type: ignore[no-untyped-def]
+    rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
+    centre, width, form, index, middle, reach, volume, witness,
+):  # fmt: skip
+    """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
+
+    Split w along its direction v at the centre: ``s = v'w`` and the rest q. If ``0 < M <= N + s`` and ``s + q^2 / M <= N`` on
+    the cell, N = bound * ||p||, then ``q^2 <= (N + s)(N - s)``, that is ||w|| <= N. It is enough that M bounds N + s where
+    ||w|| > N would hold: there ``s^2 > N^2 - q^2``.
+    """
+    n, r = rows.shape
+    c = duals.shape[1]
+    depth = split.shape[0] - 1
+    use_gram = c >= 4
+    top = np.zeros(r)
+    low = np.zeros(r)
+    work = np.zeros(r)
+    spread = np.zeros(r)
+    image = np.zeros(c)
+    ahead = np.zeros(c)
+    rest = np.zeros(c)
+    rest_slope = np.zeros((r, c))
+    parts = np.zeros(c)
+    gram = np.zeros((c, c))
+    side_dual = np.zeros(c)
+    level = counters[LEVEL]
+    used = 0
+    while used < max_cells:
+        if level >= 0 and stage[level] == 2:
+            level -= 1
+            counters[LEVEL] = level
+            if level < 0:
+                counters[FACE] += 1
+            continue
+        if level < 0 and counters[FACE] == 2 * r:
+            return ALL_PROVEN
+        new = level + 1
+        if new > depth:
+            for k in range(r):
+                witness[k] = centre[level, k]
+            return STALLED
+        side = stage[level] if level >= 0 else 0
+        axis, step = place(new, side, counters[FACE], rows, split, first, offset, count, centre, width)
+        need = n if new == 0 else count[level]
+        if offset[new] + need > index.shape[0]:
+            return ARENA_FULL
+        size = settle(new, axis, step, rows, index, middle, reach, offset, count)
+        used += 1
+        counters[CELLS] += 1
+        for k in range(r):
+            for m in range(c):
+                form[new, k, m] = form[level, k, m] if level >= 0 else linear[k, m]
+        base = offset[new]
+        kept = 0
+        for m in range(c):
+            image[m] = 0.0
+        for j in range(size):
+            i = index[base + j]
+            t = middle[base + j]
+            rho = reach[base + j]
+            if t >= rho:
+                for k in range(r):
+                    x = rows[i, k]
+                    for m in range(c):
+                        form[new, k, m] += x * duals[i, m]
+            elif t > -rho:
+                index[base + kept] = i
+                middle[base + kept] = t
+                reach[base + kept] = rho
+                kept += 1
+                if t > 0.0:
+                    for m in range(c):
+                        image[m] += t * duals[i, m]
+        count[new] = kept
+        norm = 0.0
+        for k in range(r):
+            norm += centre[new, k] * centre[new, k]
+            for m in range(c):
+                image[m] += centre[new, k] * form[new, k, m]
+        norm = np.sqrt(norm)
+        length = 0.0
+        for m in range(c):
+            length += image[m] * image[m]
+        length = np.sqrt(length)
+        if length > bound * norm:
+            for k in range(r):
+                witness[k] = centre[new, k]
+            return COUNTEREXAMPLE
+        for m in range(c):
+            ahead[m] = image[m] / length if length > 1e-300 else (1.0 if m == 0 else 0.0)
+        # s and the rest, decided rows first; constants are values at the centre.
+        top_const = 0.0
+        for m in range(c):
+            rest[m] = 0.0
+            parts[m] = 0.0
+            if use_gram:
+                for k in range(c):
+                    gram[m, k] = 0.0
+        for k in range(r):
+            along = 0.0
+            for m in range(c):
+                along += form[new, k, m] * ahead[m]
+            for m in range(c):
+                rest_slope[k, m] = form[new, k, m] - along * ahead[m]
+                rest[m] += centre[new, k] * rest_slope[k, m]
+            top[k] = along
+            low[k] = along
+            top_const += along * centre[new, k]
+        low_const = top_const
+        weight = 0.0
+        for j in range(kept):
+            i = index[base + j]
+            t = middle[base + j]
+            rho = reach[base + j]
+            along = 0.0
+            for m in range(c):
+                along += duals[i, m] * ahead[m]
+            chord = (t + rho) / (2.0 * rho)
+            half_gap = (rho - t) * (rho + t) / (4.0 * rho)
+            tangent = min(max(0.5 + t / (1.2 * rho), 0.0), 1.0)
+            at_centre = chord * t + half_gap
+            if along > 0.0:
+                up = along * chord
+                down = along * tangent
+                top_const += up * rho
+                low_const += down * t
+            else:
+                up = along * tangent
+                down = along * chord
+                top_const += up * t
+                low_const += down * rho
+            perp = 0.0
+            for m in range(c):
+                side_dual[m] = duals[i, m] - along * ahead[m]
+                perp += side_dual[m] * side_dual[m]
+                rest[m] += side_dual[m] * at_centre
+                parts[m] += abs(side_dual[m]) * half_gap
+            perp = np.sqrt(perp)
+            weight += perp * half_gap
+            if use_gram and perp > 0.0:
+                for m in range(c):
+                    scaled = side_dual[m] * half_gap / perp
+                    for k in range(c):
+                        gram[m, k] += scaled * side_dual[k]
+            for k in range(r):
+                x = rows[i, k]
+                top[k] += up * x
+                low[k] += down * x
+                x *= chord
+                for m in range(c):
+                    rest_slope[k, m] += x * side_dual[m]
+        farthest = 0.0
+        for m in range(c):
+            entry = abs(rest[m])
+            for k in range(r):
+                entry += abs(rest_slope[k, m]) * width[new, k]
+            farthest += entry * entry
+        farthest = np.sqrt(farthest) + _rest_radius(parts, gram, weight, use_gram) + slack
+        nearest = 0.0
+        least = low_const
+        floor = low_const + bound * norm
+        for k in range(r):
+            closest = max(abs(centre[new, k]) - width[new, k], 0.0)
+            nearest += closest * closest
+            least -= abs(low[k]) * width[new, k]
+            floor -= abs(low[k] + bound * centre[new, k] / norm) * width[new, k]
+        nearest = bound * np.sqrt(nearest)
+        floor = max(floor, nearest + least)
+        if farthest < nearest:
+            room = np.sqrt(nearest * nearest - farthest * farthest)
+            if least - slack >= -room:
+                floor = max(floor, nearest + room)
+        floor = (floor - slack) * (1.0 - 1e-15)
+        proven = False
+        for k in range(r):
+            work[k] = centre[new, k]
+        if floor > 0.02 * bound:
+            const = top_const + farthest * farthest / floor * (1.0 + 1e-15)
+            proven = largest_over_box(const, top, centre[new], width[new], bound, -slack, work) <= -slack
+        if proven:
+            volume[0] += 0.5**new
+            if level < 0:
+                counters[FACE] += 1
+            else:
+                stage[level] += 1
+            continue
+        for k in range(r):
+            spread[k] = 0.0
+        for j in range(kept):
+            i = index[base + j]
+            heavy = 0.0
+            for m in range(c):
+                heavy += duals[i, m] * duals[i, m]
+            heavy = np.sqrt(heavy)
+            for k in range(r):
+                spread[k] += heavy * abs(rows[i, k])
+        best = -1.0
+        for k in range(r):
+            turn = 0.0
+            for m in range(c):
+                turn += rest_slope[k, m] * rest_slope[k, m]
+            turn = np.sqrt(turn)
+            gain = width[new, k] * (spread[k] + 0.5 * abs(top[k] - bound * centre[new, k] / norm) + turn)
+            if width[new, k] > 0.0 and gain > best:
+                best = gain
+                split[new] = k
+        k = split[new]
+        first[new] = 1.0 if work[k] >= centre[new, k] else -1.0
+        stage[new] = 0
+        if level >= 0:
+            stage[level] += 1
+        level = new
+        counters[LEVEL] = level
+    return OUT_OF_CELLS
