@@ -33,7 +33,7 @@ class StrongDualError(Exception):
 
 
 class InvalidInputError(StrongDualError, ValueError):
-    """An argument has a value that cannot be used: NaN where numbers are needed, a negative rate, a label outside the classes."""
+    """An argument has a value that cannot be used: NaN, a negative rate, a label outside the classes."""
 
 
 class ShapeError(InvalidInputError):

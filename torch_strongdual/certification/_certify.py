@@ -35,20 +35,20 @@ def certify(
 ) -> Certificate:
     r"""Prove how far a trained network is, at most, from the best objective any network of its architecture can reach.
 
-    The objective is ``loss(f(X), Y) + path_decay * sum_k prod_l ||W_{l,k}||_F``, recomputed here in float64 from the model's weights. This
-    product form is the smallest of the equivalent penalties, so training in another form, precision or batch order
-    does not matter. The model is only read.
+    The objective is ``loss(f(X), Y) + path_decay * sum_k prod_l ||W_{l,k}||_F``, recomputed here in float64 from the
+    model's weights. This product form is the smallest of the equivalent penalties, so training in another form, precision
+    or batch order does not matter. The model is only read.
 
     Args:
         model: A :class:`~torch_strongdual.nn.ParallelNet`, or an ``nn.Sequential`` of its layers (one branch; the bound
             still speaks of all parallel networks).
         inputs: Inputs as the model takes them, or an iterable of ``(inputs, targets)`` batches such as a data loader.
         targets: Targets as the loss takes them; ``None`` with batches.
-        loss: ``nn.MSELoss``, ``nn.HuberLoss``, ``nn.SmoothL1Loss``, ``nn.L1Loss``, ``nn.BCEWithLogitsLoss``, ``nn.CrossEntropyLoss`` or
-            :class:`~torch_strongdual.losses.HalfSquaredLoss`, with their ``reduction``.
+        loss: ``nn.MSELoss``, ``nn.HuberLoss``, ``nn.SmoothL1Loss``, ``nn.L1Loss``, ``nn.BCEWithLogitsLoss``,
+            ``nn.CrossEntropyLoss`` or :class:`~torch_strongdual.losses.HalfSquaredLoss`, with their ``reduction``.
         path_decay: Strength of the penalty, above zero, in the units of the loss.
-        penalty: ``"product"``; ``"power"`` (same optimum, same certificate); or ``"l2_path"``, exact for two layers, by a safe bound
-            for deeper ones.
+        penalty: ``"product"``; ``"power"`` (same optimum, same certificate); or ``"l2_path"``, exact for two layers, by a
+            safe bound for deeper ones.
         oracle: Bounds the dual norm; default :class:`~torch_strongdual.certification.oracles.AutoOracle`.
         rtol: Relative gap up to which the model is called optimal.
         time_budget: Seconds; the best bound found until then is returned.

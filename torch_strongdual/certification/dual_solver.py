@@ -104,7 +104,7 @@ class DualSolver:
         return True
 
     def scale(self, primal_value: float, dual_bound: float) -> float:
-        """What gaps are relative to: the objective, or for losses that can be negative how far the zero net is above the bound."""
+        """What gaps are relative to: the objective; for losses that can be negative, the zero net's distance from the bound."""
         return primal_value if self.problem.loss.is_non_negative else self.problem.null_value() - dual_bound
 
     def state_dict(self) -> dict[str, Any]:

@@ -94,7 +94,8 @@ class AtomSet:
 
 def _direction(last: Tensor) -> Tensor:  # (out, units) -> (units,)
     """Unit combination of the last hidden units that the last layer of a rank-one witness reads."""
-    return torch.linalg.svd(last, full_matrices=False)[2][0]
+    direction: Tensor = torch.linalg.svd(last, full_matrices=False)[2][0]
+    return direction
 
 
 def solve_restricted_dual(problem: TrainingProblem, atoms: AtomSet, *, rtol: float, deadline: Deadline) -> RestrictedSolution:

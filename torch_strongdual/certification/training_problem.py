@@ -91,7 +91,7 @@ class TrainingProblem:
             raise ShapeError(f"`inputs` has {width} features a sample; expected {spec.widths[0]}, as the first layer takes.")
         if targets.shape[:1] != inputs.shape[:1]:
             raise ShapeError(
-                f"`targets` has shape {tuple(targets.shape)} but `inputs` {tuple(inputs.shape)}; expected as many samples in both."
+                f"`targets` has shape {tuple(targets.shape)} but `inputs` {tuple(inputs.shape)}; expected equally many samples."
             )
         bound_loss = conjugate_loss(loss, targets.detach().cpu(), num_outputs=spec.out_features)
         return cls(inputs=inputs.detach().cpu(), loss=bound_loss, path_decay=float(path_decay), penalty=penalty, spec=spec)
@@ -105,7 +105,7 @@ class TrainingProblem:
     def dual_norm_limit(self) -> float:
         """What the product-form dual norm of a feasible point may be at most.
 
-        For the l2 path form the dual norm is at most ``spec.l2_path_factor`` times what the oracles bound (exactly that for L = 2).
+        For the l2 path form the dual norm is at most ``spec.l2_path_factor`` times what the oracles bound (for L = 2: exactly).
         """
         if self.penalty == "l2_path":
             return self.path_decay / self.spec.l2_path_factor * (1.0 - 4 * _UNIT)
@@ -170,4 +170,5 @@ class TrainingProblem:
         """Bounds on the norm of a unit branch's features on each sample: activations never enlarge by more than their slope."""
         steepness = math.prod(max(1.0, abs(slope)) for slope in self.spec.negative_slopes)
         matrix = self.spec.branch_inputs(self.inputs)
-        return steepness * torch.linalg.vector_norm(matrix, dim=1) * (1.0 + 4 * (matrix.shape[1] + 8) * _UNIT)
+        norms: Tensor = steepness * torch.linalg.vector_norm(matrix, dim=1) * (1.0 + 4 * (matrix.shape[1] + 8) * _UNIT)
+        return norms

@@ -6,6 +6,7 @@ from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularS
 from torch_strongdual.certification.oracles.auto_oracle import AutoOracle as AutoOracle
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle as AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound as BoxBranchAndBound
+from torch_strongdual.certification.oracles.depth_recursion import DepthRecursion as DepthRecursion
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle as GatedOracle
 from torch_strongdual.certification.oracles.linear_oracle import LinearOracle as LinearOracle
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation as QuadraticRelaxation
