@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,7 @@ ABSENT_MARGIN = 50.0
 _BISECTIONS = 120  # enough to get from any bracket of ordinary numbers to two neighbouring floats
 _NEWTON_STEPS = 60
 _LARGEST_STEP = 8.0  # in units of the temperature: a quadratic model of log-sum-exp says nothing beyond
+_HALVINGS = 40
 _RTOL = 1e-14
 
 
@@ -44,17 +46,18 @@ def softmax_bias(logits: Array, mass: Array, class_mass: Array) -> Array:
     if not is_present.any():
         return np.zeros_like(class_mass)
     present = logits[:, is_present]
-    spread = float(np.ptp(present - present.mean(axis=1, keepdims=True), axis=0).max(initial=0.0))
-    temperature = 2.0 ** np.ceil(np.log2(max(spread / 4, 1.0)))
+    centre = present.mean(axis=0)
+    present = present - centre  # the solution for a single sample, and a start that any shift of columns leaves alone
     bias = np.log(class_mass[is_present] / class_mass.sum())
+    spread = float(np.ptp(present, axis=0).max())
+    temperature = 2.0 ** np.ceil(np.log2(max(spread / 4, 1.0)))
     while True:
         bias = _newton(present, mass, class_mass[is_present], bias, temperature)
         if temperature <= 1:
             break
         temperature /= 2
-    bias = bias - bias.mean()
     full = np.zeros_like(class_mass)
-    full[is_present] = bias
+    full[is_present] = bias - centre
     lowest = (present + bias).max(axis=1)[:, None] - logits
     full[~is_present] = lowest[:, ~is_present].min(axis=0) - ABSENT_MARGIN
     centred: Array = full - full.mean()
@@ -64,41 +67,56 @@ def softmax_bias(logits: Array, mass: Array, class_mass: Array) -> Array:
 def _newton(logits: Array, mass: Array, class_mass: Array, bias: Array, temperature: float) -> Array:
     """Newton's method with shrinking steps for the loss at a temperature."""
     total = class_mass.sum()
-    shift, probabilities, gradient = _state(logits, mass, class_mass, bias, temperature)
+    state = _state(logits, mass, class_mass, bias, temperature)
     for _ in range(_NEWTON_STEPS):
-        if np.abs(gradient).max() <= _RTOL * total:
+        if np.abs(state.gradient).max() <= _RTOL * total:
             break
-        hessian = _laplacian(probabilities, mass)
+        hessian = _laplacian(state.probabilities, mass)
         # The constant direction has no curvature and no gradient; the small multiple of the identity bounds saturated steps.
         hessian = hessian + np.full_like(hessian, total / len(bias) ** 2) + 1e-14 * total * np.eye(len(bias))
-        step = -temperature * np.linalg.solve(hessian, gradient)
+        step = -temperature * np.linalg.solve(hessian, state.gradient)
         step *= min(1.0, _LARGEST_STEP * temperature / np.abs(step).max())
-        for _ in range(40):
+        for _ in range(_HALVINGS):
             trial = _state(logits, mass, class_mass, bias + step, temperature)
-            # The loss decides; next to the optimum, where rounding hides its decrease, the gradient does.
-            is_lower = trial[0] - shift <= 1e-4 * (gradient @ step)
-            is_flatter = abs(trial[0] - shift) <= 1e-12 * total * temperature and (
-                np.abs(trial[2]).max() < np.abs(gradient).max()
-            )
-            if is_lower or is_flatter:
+            if _is_progress(state, trial, float(state.gradient @ step)):
                 break
             step = step / 2
         else:
-            return bias
-        bias = bias + step
-        shift, probabilities, gradient = trial
+            break
+        bias, state = bias + step, trial
     return bias
 
 
-def _state(logits: Array, mass: Array, class_mass: Array, bias: Array, temperature: float) -> tuple[float, Array, Array]:
-    """Loss (up to a constant), probabilities, gradient."""
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Loss (up to a constant) at a bias, what its rounding error may be, class probabilities, gradient."""
+
+    loss: float
+    rounding: float
+    probabilities: Array
+    gradient: Array
+
+
+def _is_progress(state: _State, trial: _State, slope: float) -> bool:
+    """The loss decides; next to the optimum, where rounding hides its decrease, the gradient does."""
+    if abs(trial.loss - state.loss) <= state.rounding:
+        return bool(np.abs(trial.gradient).max() < np.abs(state.gradient).max())
+    return trial.loss - state.loss <= 1e-4 * slope
+
+
+def _state(logits: Array, mass: Array, class_mass: Array, bias: Array, temperature: float) -> _State:
     shifted = (logits + bias) / temperature
-    largest = shifted.max(axis=1, keepdims=True)
-    weights = np.exp(shifted - largest)
-    sums = weights.sum(axis=1, keepdims=True)
-    probabilities = weights / sums
-    loss = temperature * float(mass @ (largest + np.log(sums))[:, 0]) - float(class_mass @ bias)
-    return loss, probabilities, mass @ probabilities - class_mass
+    largest = shifted.max(axis=1)
+    weights = np.exp(shifted - largest[:, None])
+    sums = weights.sum(axis=1)
+    probabilities = weights / sums[:, None]
+    size = temperature * float(mass @ np.abs(largest)) + float(class_mass @ np.abs(bias)) + temperature * float(mass.sum())
+    return _State(
+        loss=temperature * float(mass @ (largest + np.log(sums))) - float(class_mass @ bias),
+        rounding=1e-14 * size,
+        probabilities=probabilities,
+        gradient=mass @ probabilities - class_mass,
+    )
 
 
 def _laplacian(probabilities: Array, mass: Array) -> Array:

@@ -75,8 +75,8 @@ def _checked_weight(weight: Tensor | None, num_classes: int, targets: Tensor) ->
 def _check_probabilities(targets: Tensor, num_classes: int) -> None:
     if targets.ndim == 1:
         raise InvalidInputError(
-            f"`targets` has shape {tuple(targets.shape)} and dtype {targets.dtype}; expected int64 class labels of this shape, or "
-            f"class probabilities of shape (num_samples, {num_classes}). Convert labels with `.long()`."
+            f"`targets` has shape {tuple(targets.shape)} and dtype {targets.dtype}; expected int64 class labels of this "
+            f"shape, or class probabilities of shape (num_samples, {num_classes}). Convert labels with `.long()`."
         )
     if targets.ndim != 2 or targets.shape[1] != num_classes:
         raise _unfit_shape(targets, num_classes)
@@ -103,7 +103,7 @@ def _check_labels(targets: Tensor, num_classes: int, ignore_index: int) -> None:
     outside = targets[(targets < 0) | (targets >= num_classes)]
     if outside.numel():
         raise InvalidInputError(
-            f"`targets` holds {outside.numel()} of {targets.numel()} labels outside the classes, the first is {outside[0].item()}; "
+            f"`targets` holds {outside.numel()} of {targets.numel()} labels outside the classes, first {outside[0].item()}; "
             f"expected labels from 0 to {num_classes - 1} for {num_classes} outputs."
         )
 

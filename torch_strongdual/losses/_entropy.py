@@ -78,11 +78,13 @@ def entropy_lower(targets: Array, dual_point: Array, mass: Array, normalizer: fl
     remaining = np.maximum(remaining, 0.0)
     entropies = _entropies(remaining, mass)
     num_classes = targets.shape[-1]
-    # d/dU of -U log(U/m) is -log(U/m) - 1, and the logarithm changes by less than 1 while U changes by less than a half.
-    from_mass = error * (np.abs(entropies.logarithms) + 2.5)
-    # In the complement the slope is between 0 and 1.
-    from_complement = error.sum(axis=-1, keepdims=True) + (4 * num_classes + 8) * UNIT * entropies.complement
-    from_argument = np.where(entropies.complement > 0, from_complement, 8 * UNIT * remaining)
+    is_precise = entropies.complement > 0
+    # d/dU of -U log(U/m) is -log(U/m) - 1, and the logarithm changes by less than 1 while U changes by less than a half. As a
+    # function of the complement V and of U as a mere factor, the slopes are in [0, 1] and -log(1 - V/m).
+    from_mass = error * (np.abs(entropies.logarithms) + np.where(is_precise, 0.0, 2.5))
+    complement_error = np.where(is_precise, 0.0, error).sum(axis=-1, keepdims=True)
+    complement_error = complement_error + (4 * num_classes + 8) * UNIT * entropies.complement
+    from_argument = np.where(is_precise, complement_error, 8 * UNIT * remaining)
     from_functions = 4 * FUNCTION_ERROR * np.abs(entropies.terms)
     lower = entropies.terms - 1.01 * (from_mass + from_argument + from_functions)
     # Exact entropies are non-negative; where U is as small as its error nothing more is known.

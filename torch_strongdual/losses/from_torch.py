@@ -59,7 +59,8 @@ def conjugate_loss(loss: nn.Module, targets: Tensor, *, num_outputs: int) -> Abs
     if convert is None or "forward" in vars(loss):
         raise UnsupportedLossError(
             f"The loss is of class {_class_name(loss)}; expected an instance of one of {', '.join(_supported_names())} "
-            "(not of a subclass, nor with a forward of its own, whose values cannot be known). Choose one of these, or implement AbstractDualLoss."
+            "(not of a subclass, nor with a forward of its own, whose values cannot be known). Choose one of these, or "
+            "implement AbstractDualLoss."
         )
     if not isinstance(targets, Tensor):
         raise InvalidInputError(f"`targets` is of class {type(targets).__name__}; expected a tensor.")

@@ -37,7 +37,7 @@ class HalfSquaredLoss(nn.Module):
         if outputs.shape != targets.shape:
             raise ShapeError(
                 f"`outputs` has shape {tuple(outputs.shape)} and `targets` {tuple(targets.shape)}; expected equal shapes, "
-                "because broadcasting would compare every sample with every target. For targets of shape (num_samples,) and one "
-                "output use `targets[:, None]`."
+                "because broadcasting would compare every sample with every target. For targets of shape (num_samples,) and "
+                "one output use `targets[:, None]`."
             )
         return 0.5 * (outputs - targets).square().sum()

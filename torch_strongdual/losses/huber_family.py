@@ -83,7 +83,7 @@ class HuberFamilyLoss(AbstractDualLoss):
                 f"`width` is {width!r} with `slope_bound` {slope_bound!r}; expected a finite width >= 0, and > 0 for a loss "
                 "without slope bound."
             )
-        self._targets = targets.detach().to(torch.float64)
+        self._targets = targets.detach().to(torch.float64, copy=True)
         self._normalizer, self._width, self._slope_bound = float(normalizer), float(width), float(slope_bound)
 
     @property

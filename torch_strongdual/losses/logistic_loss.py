@@ -67,11 +67,11 @@ class LogisticLoss(AbstractDualLoss):
         outside = targets[(targets < 0) | (targets > 1)]
         if outside.numel():
             raise InvalidInputError(
-                f"`targets` holds {outside.numel()} of {targets.numel()} numbers outside [0, 1], the first {outside[0].item():g}; "
-                "expected probabilities of the positive class. Map labels -1/+1 to 0/1."
+                f"`targets` holds {outside.numel()} of {targets.numel()} numbers outside [0, 1], the first "
+                f"{outside[0].item():g}; expected probabilities of the positive class. Map labels -1/+1 to 0/1."
             )
         check_positive("normalizer", normalizer)
-        self._targets = targets.detach().to(torch.float64)
+        self._targets = targets.detach().to(torch.float64, copy=True)
         self._normalizer = float(normalizer)
         self._positive = self._targets if positive_weight is None else self._targets * _checked_weight(positive_weight, targets)
         self._negative = 1 - self._targets

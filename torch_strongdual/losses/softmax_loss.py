@@ -73,7 +73,7 @@ class SoftmaxLoss(AbstractDualLoss):
         if (targets < 0).any():
             raise InvalidInputError(f"`targets` holds {targets.min().item():g}; expected class weights >= 0.")
         check_positive("normalizer", normalizer)
-        self._targets = targets.detach().to(torch.float64)
+        self._targets = targets.detach().to(torch.float64, copy=True)
         self._normalizer = float(normalizer)
         masses = [math.fsum(row) for row in self._targets.tolist()]
         self._mass = torch.tensor(masses, dtype=torch.float64, device=targets.device)
