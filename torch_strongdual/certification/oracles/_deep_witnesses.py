@@ -91,9 +91,10 @@ def valued_witnesses(
     duals: FloatArray,  # shape: (n, c)
     branches: Iterable[Branch],
     *,
+    unit: float = 1.0,
     num_kept: int = 16,
 ) -> tuple[Witness, ...]:
-    """Scale every layer to norm one, add the best last layer, and value on the data; best first, near repetitions dropped."""
+    """Scale every layer to norm one, add the best last layer, and value on the data times ``unit``; best first, no repetitions."""
     inputs, dual_point = torch.from_numpy(matrix), torch.from_numpy(duals)
     found: list[Witness] = []
     for branch in branches:
@@ -105,7 +106,7 @@ def valued_witnesses(
         image = dual_point.T @ features  # (c, h)
         value = float(image.norm())
         if value > 0 and math.isfinite(value):
-            found.append(Witness(weights=(*hidden, image / value), value=value))
+            found.append(Witness(weights=(*hidden, image / value), value=value * unit))
     found.sort(key=lambda witness: -witness.value)
     kept: list[Witness] = []
     for witness in found:

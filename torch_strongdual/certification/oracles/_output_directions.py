@@ -30,8 +30,8 @@ def norm_from_directions(bounds: FloatArray, num_outputs: int) -> float:
     r"""Upper bound on :math:`\max_{\|v\| = 1} \kappa(\Lambda v)` from bounds along :func:`output_directions`.
 
     :math:`\|\Lambda'\phi\|^2 = \sum_j (\Lambda_j'\phi)^2 \le \sum_j \kappa(\Lambda_j)^2` for any branches.
-    :math:`\kappa(\Lambda v)` is even and sublinear in v; for two outputs a direction between neighbours, :math:`\delta` apart, is
-    :math:`v = a v_j + b v_{j+1}` with :math:`a, b \ge 0` and :math:`a + b \le 1/\cos(\delta/2)`.
+    :math:`\kappa(\Lambda v)` is even and sublinear in v; for two outputs a direction between neighbours
+    :math:`\delta` apart is :math:`v = a v_j + b v_{j+1}` with :math:`a, b \ge 0` and :math:`a + b \le 1/\cos(\delta/2)`.
 
     Example:
         >>> norm_from_directions(np.array([3.0, 4.0, 0.0]), 3) - 5.0 < 1e-14

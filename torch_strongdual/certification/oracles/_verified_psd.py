@@ -13,6 +13,8 @@ __all__ = ["gamma", "semidefinite_shift"]
 
 FloatArray = NDArray[np.float64]
 
+_TINY = float(np.finfo(np.float64).tiny)
+
 
 def gamma(num_operations: int) -> float:
     """Higham's ``k u / (1 - k u)`` for 2 k: bounds the relative error of sums and products of ``k`` operations, any order."""
@@ -33,21 +35,21 @@ def semidefinite_shift(matrix: FloatArray) -> float:
     References:
         Rump, "Verification of positive definiteness", BIT 46, 2006, theorem 2.3.
     """
-    size = matrix.shape[0]
+    size = len(matrix)
     diagonal = np.diagonal(matrix)
     if not np.isfinite(matrix).all():
         return math.inf
     total = float(np.abs(diagonal).sum())
-    shift = 0.0
+    shift: float = 0.0
     for exponent in range(12):
         shifted = matrix.copy()
         shifted[np.diag_indices(size)] = diagonal + shift
         try:
             factor = np.linalg.cholesky(shifted)
         except np.linalg.LinAlgError:
-            shift = 4.0 * gamma(size + 3) * total * 8.0**exponent + np.finfo(np.float64).tiny
+            shift = 4.0 * gamma(size + 3) * total * 8.0**exponent + _TINY
             continue
         if np.isfinite(factor).all():
             # gamma is doubled, which covers 1 - gamma, the addition of the shift to the diagonal and these few operations.
-            return shift + gamma(size + 3) * (total + size * shift) + float(np.finfo(np.float64).tiny)
+            return shift + gamma(size + 3) * (total + size * shift) + _TINY
     return math.inf

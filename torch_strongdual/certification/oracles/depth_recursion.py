@@ -162,7 +162,7 @@ class DepthRecursion(AbstractDualNormOracle):
         # Features of a unit branch have at most the norm of the data: every activation is 1-Lipschitz and fixes 0.
         trivial = float(np.linalg.norm(duals) * np.linalg.norm(state.matrix)) * (1.0 + gamma(duals.size + state.matrix.size))
         branches += [found for side in sides if (found := self._mixed(state, side)) is not None]
-        witnesses = valued_witnesses(state.spec, state.matrix * state.scale, duals * dual_scale, branches)
+        witnesses = valued_witnesses(state.spec, state.matrix, duals, branches, unit=unit)
         used = [p for side in sides if side.search is not None for p in side.search.points]
         state.starts = np.concatenate([points[:16], *used])[:64]
         stats: dict[str, float | str] = {

@@ -85,7 +85,8 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
         scale = power_of_two_scale(matrix)
         matrix = matrix / scale
-        row_space = RowSpace.of(matrix)
+        # With non-finite data `bound` proves nothing; there is no row space to find.
+        row_space = RowSpace.of(matrix if np.isfinite(matrix).all() else np.zeros_like(matrix))
         return TwoLayerState(spec=spec, matrix=matrix, scale=scale, row_space=row_space)
 
     def bound(self, state: TwoLayerState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
