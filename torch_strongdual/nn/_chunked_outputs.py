@@ -33,15 +33,16 @@ def chunked_outputs(
     num_branches = weights[0].shape[0]
     if chunk_size is None or chunk_size >= num_branches:
         return stacked_outputs(inputs, weights, biases, activations(slice(None)))
+    # Split once: the gradient of a slice is as large as the whole, so slices would cost the square of the number of chunks.
+    weight_chunks = zip(*[torch.split(weight, chunk_size) for weight in weights], strict=True)
+    bias_chunks = [None if bias is None else torch.split(bias, chunk_size) for bias in biases[:-1]]
     outputs: Tensor | None = None
-    for start in range(0, num_branches, chunk_size):
-        branches = slice(start, start + chunk_size)
-        hidden_biases = [None if bias is None else bias[branches] for bias in biases[:-1]]
+    for index, chunk_weights in enumerate(weight_chunks):
         chunk = _recomputed_outputs(
             inputs,
-            [weight[branches] for weight in weights],
-            [*hidden_biases, biases[-1] if start == 0 else None],
-            activations(branches),
+            list(chunk_weights),
+            [*[None if parts is None else parts[index] for parts in bias_chunks], biases[-1] if index == 0 else None],
+            activations(slice(index * chunk_size, (index + 1) * chunk_size)),
         )
         outputs = chunk if outputs is None else outputs + chunk
     return cast(Tensor, outputs)
