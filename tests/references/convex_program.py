@@ -1,4 +1,4 @@
-"""Global optima of path-regularised training by convex programs: complete enumeration, gates, nuclear norm. CVXPY and Clarabel."""
+"""Global optima of path-regularised training by convex programs: all patterns, gates, nuclear norm. CVXPY and Clarabel."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def sampled_dual_norm(
     widths = [inputs.shape[1], *hidden_widths]
 
     def draw() -> list[FloatArray]:
-        layers = [generator.standard_normal((out, fan_in)) for fan_in, out in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [generator.standard_normal((out, fan_in)) for fan_in, out in pairwise(widths)]
         if generator.random() < 0.5:  # rank one: all units but the first of each layer are dead
             layers = [np.where(np.arange(len(w))[:, None] == 0, w, 0.0) for w in layers]
         return layers

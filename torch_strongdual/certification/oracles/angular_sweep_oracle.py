@@ -143,9 +143,11 @@ def _peaks(arcs: _Arcs, one_sided: bool) -> tuple[FloatArray, FloatArray]:  # (m
 def _local_maxima(
     plane: SphereProblem, arcs: _Arcs, at_ends: FloatArray, offset: FloatArray, peaks: FloatArray
 ) -> FloatArray:  # (at most _MAX_POINTS, 2)
-    """Peaks inside arcs, and ends that are not below their neighbours."""
-    inside = np.flatnonzero(~np.isnan(offset))
-    kinks = np.flatnonzero((at_ends >= np.roll(at_ends, 1)) & (at_ends >= np.roll(at_ends, -1)))
+    """Peaks inside arcs, and ends that are not below their neighbours and touch no arc with a peak."""
+    has_peak = ~np.isnan(offset)
+    inside = np.flatnonzero(has_peak)
+    is_high = (at_ends >= np.roll(at_ends, 1)) & (at_ends >= np.roll(at_ends, -1))
+    kinks = np.flatnonzero(is_high & ~has_peak & ~np.roll(has_peak, 1))
     angles = np.concatenate([arcs.begin[inside] + offset[inside], arcs.begin[kinks]])
     rough = np.concatenate([peaks[inside], at_ends[kinks]])
     if len(rough) > 8 * _MAX_POINTS:

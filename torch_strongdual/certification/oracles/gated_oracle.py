@@ -45,7 +45,9 @@ class GatedOracle(AbstractSpectralOracle):
         if spec.hidden_bias_layers:
             return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
         if any(a.negative_slope != 1.0 for a in spec.activations):
-            return f"GatedOracle is for branches that are linear between fixed gates; slopes of this one: {spec.negative_slopes}"
+            return (
+                f"GatedOracle is for branches that are linear between fixed gates; slopes of this one: {spec.negative_slopes}"
+            )
         return None
 
     def masks(self, spec: BranchSpec, inputs: Tensor) -> NDArray[np.float64] | None:
