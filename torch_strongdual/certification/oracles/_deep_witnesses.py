@@ -94,7 +94,7 @@ def valued_witnesses(
     unit: float = 1.0,
     num_kept: int = 16,
 ) -> tuple[Witness, ...]:
-    """Scale every layer to norm one, add the best last layer, and value on the data times ``unit``; best first, no repetitions."""
+    """Scale every layer to norm one, add the best last layer, value on the data times ``unit``; best first, no repetitions."""
     inputs, dual_point = torch.from_numpy(matrix), torch.from_numpy(duals)
     found: list[Witness] = []
     for branch in branches:

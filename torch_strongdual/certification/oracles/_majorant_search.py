@@ -48,6 +48,13 @@ def find_majorant(
         deadline: Return the best majorant so far when it expires.
     """
     barrier = _Barrier.of(problem, anchor)
+    with np.errstate(all="ignore"):  # whatever is not finite is refused, and nothing here is part of the proof
+        parameters = _follow_path(barrier, rtol=rtol, is_enough=is_enough, deadline=deadline)
+    return barrier.majorant(parameters)
+
+
+def _follow_path(barrier: _Barrier, *, rtol: float, is_enough: Callable[[float], bool], deadline: Deadline) -> FloatArray:
+    """Best parameters met while the barrier vanishes."""
     point = barrier.start()
     best, parameters = math.inf, point.parameters
     centrality = 0.2 * abs(point.value) / barrier.degree
@@ -63,7 +70,7 @@ def find_majorant(
         if decrement < 0.5 * centrality * max(1.0, 0.1 * barrier.degree):
             centrality *= 0.2
             state = barrier.evaluate(state.parameters, centrality)
-    return barrier.majorant(parameters)
+    return parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -34,7 +34,7 @@ def norm_from_directions(bounds: FloatArray, num_outputs: int) -> float:
     :math:`\delta` apart is :math:`v = a v_j + b v_{j+1}` with :math:`a, b \ge 0` and :math:`a + b \le 1/\cos(\delta/2)`.
 
     Example:
-        >>> norm_from_directions(np.array([3.0, 4.0, 0.0]), 3) - 5.0 < 1e-14
+        >>> norm_from_directions(np.array([3.0, 4.0, 0.0]), 3) - 5.0 < 1e-12
         True
     """
     allowance = 1.0 + gamma(len(bounds) + 64)

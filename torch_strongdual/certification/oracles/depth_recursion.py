@@ -80,6 +80,10 @@ class DepthRecursion(AbstractDualNormOracle):
     All slopes :math:`\tau` are valid. They are optimised over all layers at once with local maxima in place of proven ones, and
     proven once at the end. Narrow hidden layers only shrink the set of features, so the bound holds for all widths.
 
+    How tight it is depends on the dual point: on residuals of fitted networks the bound was mostly within 5 % of an explicit
+    branch (rank 2, exact leaves); on arbitrary duals, and on residuals of noise that no branch can follow, it can be 1.3 to 3
+    times as large, since the slopes have to suit positive and negative combinations of features alike.
+
     Several outputs are bounded by :math:`(\sum_j \kappa_j^2)^{1/2}` over principal output directions, two outputs also by a fan
     of directions that loses at most 2 %; ``stats["outputs"]`` says which.
 

@@ -66,7 +66,8 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
             none = np.zeros((0, problem.rank))
             return SphereBound(upper=math.inf, lower=0.0, points=none, stats={"limited_by": "non-finite numbers"})
         row_scale = power_of_two_scale(problem.rows)
-        scale = max(power_of_two_scale(problem.duals) * row_scale, power_of_two_scale(problem.linear))
+        parts = [power_of_two_scale(problem.duals) * row_scale] if problem.duals.any() else []
+        scale = max([*parts, *([power_of_two_scale(problem.linear)] if problem.linear.any() else [])], default=1.0)
         # Powers of two: nothing is rounded.
         scaled = SphereProblem(
             rows=problem.rows / row_scale,
@@ -77,7 +78,8 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
         target = None if request.target is None else request.target / scale
         asked = BoundRequest(rtol=request.rtol, floor=request.floor / scale, target=target, deadline=request.deadline)
         found = self._one_sided(scaled, asked, starts) if problem.one_sided else self._two_sided(scaled, asked, starts)
-        return SphereBound(upper=found.upper * scale, lower=found.lower * scale, points=found.points, stats=found.stats)
+        upper = math.nextafter(found.upper * scale, math.inf) if found.upper > 0.0 else 0.0  # the product may underflow
+        return SphereBound(upper=upper, lower=found.lower * scale, points=found.points, stats=found.stats)
 
     def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """One output, one sign."""
