@@ -1,1 +1,4 @@
 """Callbacks for Lightning."""
+
+from .certification_record import CertificationRecord as CertificationRecord
+from .certify_optimality import CertifyOptimality as CertifyOptimality

@@ -1,0 +1,294 @@
+"""The Lightning callback that certifies a network while it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from typing_extensions import override
+
+from torch_strongdual.certification import Certificate
+from torch_strongdual.certification.oracles import AbstractDualNormOracle
+
+from ._argument_checks import check_arguments
+from ._bound_keeper import Attempt, BoundKeeper
+from ._failure_warnings import warn_of_dropped_bound, warn_of_failure
+from ._logged_metrics import logged_metrics
+from ._trained_objective import PathPenalty, find_loss, find_net, find_path_penalty
+from ._training_data import CertifiedData, read_training_data
+from .certification_record import CertificationRecord
+
+__all__ = ["CertifyOptimality"]
+
+
+class CertifyOptimality(Callback):
+    """Prove, while training, how far the network is at most from the best objective, and log it.
+
+    At the end of an epoch the network is certified on all training data, as
+    :func:`~torch_strongdual.certification.certify` does. The best bound is kept over the run and, in checkpoints, over
+    restarts: it belongs to the training problem, not to the weights. Logged in every epoch, as float64:
+
+    - ``certificate/primal_value``: the training objective, recomputed in float64
+    - ``certificate/dual_bound``: the best proven lower bound so far
+    - ``certificate/duality_gap``: their difference
+    - ``certificate/relative_gap``: the same relative to the objective, 1 where nothing but its sign is proven
+    - ``certificate/seconds``: what the last certification took
+
+    between certifications the last values again, and never NaN or infinity, so ``EarlyStopping`` and ``ModelCheckpoint`` can
+    monitor them where they act at the end of train epochs. That is their default when validation runs once an epoch or never;
+    otherwise pass ``check_on_train_epoch_end=True`` or ``save_on_train_epoch_end=True``.
+
+    Training is as it would be without the callback, bit for bit. Failures of certification are warnings; only mistakes in the
+    set-up, found before the first training step, end the fit.
+
+    What is certified has to be what is trained:
+
+    - ``training_step`` has to return ``loss(net(inputs), targets)`` for batches ``(inputs, targets)`` as the loader yields
+      them. This cannot be checked.
+    - The data set is read once, when training starts. It has to give the same numbers each time.
+    - The objective is that on all data. Mini-batches of a loss that is a mean minimise it up to noise; of a loss that is a sum
+      they do not, since ``path_decay`` counts once a batch, so that ``path_decay`` must be passed here.
+
+    With several processes, rank 0 certifies while the others wait (keep ``time_budget`` below their timeout), and all log the
+    same numbers. Strategies that shard parameters are refused.
+
+    Args:
+        every_n_epochs: Certify in epochs 0, n, 2n, ... and at the end of training.
+        net: Name of the attribute of the LightningModule to certify; ``None`` if it has only one ParallelNet.
+        loss: The loss that is trained; ``None`` if the LightningModule has only one attribute that is a supported loss module.
+        path_decay: Strength of the path penalty; ``None`` reads it, each time, from the optimizer's parameter groups.
+        penalty: Form of the penalty; ``None`` reads it with ``path_decay``, or means ``"product"``.
+        data: What is trained on, if the train dataloader does not show it: ``(inputs, targets)`` tensors, a Dataset or a
+            DataLoader (read in its order).
+        oracle: Bounds the dual norm; ``None`` chooses.
+        rtol: Relative gap up to which the network is called certified.
+        time_budget: Seconds for one certification.
+        stop_when_certified: End the fit as soon as the network is certified.
+        name: In front of the names of the metrics; has to differ between several such callbacks.
+        prog_bar: Whether the progress bar shows the relative gap.
+
+    Attributes:
+        history: A :class:`CertificationRecord` for each certification, on all ranks.
+        last_certificate: The :class:`~torch_strongdual.certification.Certificate` of the last certification, ``None`` if it
+            failed; on rank 0 only.
+        last_error: What the last certification failed with, or ``None``; on rank 0 only.
+
+    Raises:
+        MisconfigurationException: If an argument is out of its range; when the fit starts, if network, loss, penalty or data
+            cannot be found, do not fit together, or have no certificate.
+
+    Example:
+        >>> import warnings
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from torch_strongdual.nn import ParallelNet
+        >>> from torch_strongdual.optim import PathAdamW
+        >>> class Regression(pl.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = ParallelNet(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1), num_branches=8)
+        ...         self.loss = nn.MSELoss()
+        ...     def training_step(self, batch, batch_idx):
+        ...         inputs, targets = batch
+        ...         return self.loss(self.net(inputs), targets)
+        ...     def configure_optimizers(self):
+        ...         return PathAdamW(self.net.path_param_groups(path_decay=0.1), lr=0.01)
+        >>> samples = TensorDataset(torch.eye(2), torch.tensor([[2.0], [-1.0]]))
+        >>> certify = CertifyOptimality(every_n_epochs=10)
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = pl.Trainer(max_epochs=20, callbacks=[certify], accelerator="cpu", enable_checkpointing=False, **quiet)
+        >>> with warnings.catch_warnings(action="ignore"):  # advice of Lightning
+        ...     trainer.fit(Regression(), DataLoader(samples, batch_size=2, shuffle=True))
+        >>> [record.epoch for record in certify.history]
+        [0, 10, 19]
+        >>> bool(trainer.callback_metrics["certificate/relative_gap"] <= 1.0)
+        True
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        *,
+        net: str | None = None,
+        loss: nn.Module | None = None,
+        path_decay: float | None = None,
+        penalty: str | None = None,
+        data: CertifiedData | None = None,
+        oracle: AbstractDualNormOracle | None = None,
+        rtol: float = 1e-2,
+        time_budget: float = 10.0,
+        stop_when_certified: bool = False,
+        name: str = "certificate",
+        prog_bar: bool = True,
+    ) -> None:
+        super().__init__()
+        check_arguments(locals())
+        self.every_n_epochs, self.rtol, self.time_budget = every_n_epochs, rtol, time_budget
+        self.net, self.loss, self.data, self.oracle = net, loss, data, oracle
+        self.path_decay, self.penalty = path_decay, penalty
+        self.stop_when_certified, self.name, self.prog_bar = stop_when_certified, name, prog_bar
+        self._reset()
+
+    def _reset(self) -> None:
+        self.history: list[CertificationRecord] = []
+        self.last_certificate: Certificate | None = None
+        self.last_error: Exception | None = None
+        self._keeper: BoundKeeper | None = None
+        self._stored_bound: dict[str, Any] = {}
+        self._certified_step = -1
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name)
+
+    def is_due(self, epoch: int, max_epochs: int | None) -> bool:
+        """Whether the network is to be certified at the end of ``epoch``: in its turn, if last, or if there are no numbers yet.
+
+        Args:
+            epoch: From 0.
+            max_epochs: Number of epochs of the fit; -1 or ``None`` if unknown.
+        """
+        return not self.history or epoch % self.every_n_epochs == 0 or epoch + 1 == max_epochs
+
+    # Hooks
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._reset()
+        strategy = trainer.strategy
+        if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(strategy, DeepSpeedStrategy):
+            raise MisconfigurationException(
+                f"The strategy is {type(strategy).__name__}, under which a process may not hold all parameters; expected a "
+                "single device or DDP. Certify the trained network with torch_strongdual.certification.certify instead."
+            )
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        find_loss(pl_module, self.loss)
+        self._objective(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _is_dry_run(trainer):
+            return
+        mistake, is_resumed = None, True
+        if trainer.is_global_zero:
+            mistake, is_resumed = self._open(trainer, pl_module)
+        mistake, is_resumed = trainer.strategy.broadcast((mistake, is_resumed))
+        if mistake is not None:
+            raise MisconfigurationException(mistake)
+        if not is_resumed:
+            self.history = []
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _is_dry_run(trainer):
+            return
+        if self.is_due(trainer.current_epoch, trainer.max_epochs):
+            self._certify(trainer, pl_module, trainer.current_epoch)
+        self._log(pl_module)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not _is_dry_run(trainer) and self._certified_step != trainer.global_step:
+            self._certify(trainer, pl_module, max(0, trainer.current_epoch - 1))
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._keeper is not None:  # the data are not kept, the bound is
+            self._stored_bound, self._keeper = self._keeper.state_dict(), None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        bound = self._stored_bound if self._keeper is None else self._keeper.state_dict()
+        fields = CertificationRecord.__dataclass_fields__
+        return {"history": [{name: getattr(record, name) for name in fields} for record in self.history], "bound": bound}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = [CertificationRecord(**numbers) for numbers in state_dict["history"]]
+        self._stored_bound = dict(state_dict["bound"])
+
+    # Steps
+
+    def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[nn.Module, PathPenalty]:
+        net = find_net(pl_module, self.net)
+        return net, find_path_penalty(net, trainer.optimizers, path_decay=self.path_decay, penalty=self.penalty)
+
+    def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[str | None, bool]:
+        """Read the data, pose the problem, take up a stored bound; say what is wrong, and whether the history holds."""
+        with isolate_rng():
+            try:
+                loss = find_loss(pl_module, self.loss)
+                self._check_loss_scale(trainer, loss)
+                keeper = BoundKeeper(
+                    *read_training_data(trainer, self.data),
+                    loss,
+                    oracle=self.oracle,
+                    rtol=self.rtol,
+                    time_budget=self.time_budget,
+                )
+                keeper.prepare(*self._objective(trainer, pl_module))
+            except MisconfigurationException as error:
+                return str(error), True
+            except Exception as error:
+                return f"The network cannot be certified: {type(error).__name__}: {error}", True
+        self._keeper = keeper
+        is_resumed = not self._stored_bound or keeper.load_state_dict(self._stored_bound)
+        if not is_resumed:
+            warn_of_dropped_bound()
+        return None, is_resumed
+
+    def _check_loss_scale(self, trainer: pl.Trainer, loss: nn.Module) -> None:
+        is_sum = getattr(loss, "reduction", "sum") == "sum"
+        num_batches = trainer.num_training_batches * trainer.world_size
+        if self.path_decay is None and is_sum and num_batches > 1:
+            raise MisconfigurationException(
+                f"The loss {type(loss).__name__} is a sum over samples, and an epoch has {num_batches} batches: the "
+                "optimizer's path_decay counts in each of them, so that beside the sum over all data it has another strength. Train "
+                "with reduction='mean', or pass the `path_decay=` that belongs to the sum over all data."
+            )
+
+    def _certify(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
+        """Certify on rank zero, tell the others, stop if that is wanted."""
+        outcome: Any = None
+        if trainer.is_global_zero:
+            with isolate_rng():
+                attempt = self._attempt(trainer, pl_module, epoch)
+            self.last_certificate, self.last_error = attempt.certificate, attempt.error
+            warn_of_failure(attempt)
+            outcome = attempt.record, attempt.certificate is not None and attempt.certificate.is_certified
+        record, is_certified = trainer.strategy.broadcast(outcome)
+        self.history.append(record)
+        self._certified_step = trainer.global_step
+        if self.stop_when_certified and is_certified:
+            trainer.should_stop = True
+
+    def _attempt(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> Attempt:
+        if self._keeper is None:
+            raise RuntimeError("CertifyOptimality was not opened by `on_train_start`.")
+        return self._keeper.certify(lambda: self._objective(trainer, pl_module), epoch=epoch)
+
+    def _log(self, pl_module: pl.LightningModule) -> None:
+        device = "cpu" if pl_module.device.type == "mps" else pl_module.device  # which has no float64
+        for metric, value in logged_metrics(self.history).items():
+            pl_module.log(
+                f"{self.name}/{metric}",
+                torch.tensor(value, dtype=torch.float64, device=device),
+                prog_bar=self.prog_bar and metric == "relative_gap",
+                reduce_fx="max",  # of equal numbers: exact on any number of devices, as a mean is not
+                sync_dist=True,
+                batch_size=1,
+            )
+
+
+def _is_dry_run(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))  # Lightning sets it, and does not declare it
