@@ -99,8 +99,9 @@ def best_entropy_scale(targets: Array, dual_point: Array, normalizer: float, mas
     scaled = np.where((scaled > targets) & (scaled <= targets + allowed), targets, scaled)  # rounding must not cost scale
     is_used = scaled != 0
     used, available = scaled[is_used], targets[is_used]
-    largest = float(min(max_scale, (available[used > 0] / used[used > 0]).min(initial=np.inf)))
-    if used.size == 0 or not math.isfinite(largest):  # nothing to scale, or rows that do not sum to zero
+    with np.errstate(over="ignore"):
+        largest = float(min(max_scale, (available[used > 0] / used[used > 0]).min(initial=np.inf)))
+    if used.size == 0 or not math.isfinite(largest):  # nothing to scale, or nothing that limits it
         return 0.0
     log_mass = np.log(np.broadcast_to(mass[..., None], scaled.shape)[is_used])
 

@@ -102,4 +102,5 @@ def row_distances(left: Array, right: Array) -> Array:
     # Differences of floats are exact or have relative error UNIT, each of the c squares and sums adds a few more.
     widening = 1.0 + (8 + 4 * difference.shape[1]) * UNIT
     distances: Array = largest * np.sqrt(np.square(difference / safe[:, None]).sum(axis=1)) * widening
-    return np.where(largest > 0, np.maximum(distances, np.nextafter(largest, np.inf)), 0.0)
+    # Below TINY the arithmetic above is coarse: use a bound on what can be there.
+    return np.where(largest > 0, np.maximum(distances, difference.shape[1] * TINY), 0.0)

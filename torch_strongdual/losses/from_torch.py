@@ -49,6 +49,7 @@ def conjugate_loss(loss: nn.Module, targets: Tensor, *, num_outputs: int) -> Abs
         InvalidInputError: If targets hold what the loss is not defined for.
 
     Example:
+        >>> import torch
         >>> dual_loss = conjugate_loss(nn.MSELoss(), torch.tensor([1.0, 2.0]), num_outputs=1)
         >>> dual_loss.value(torch.zeros(2, 1)).item()
         2.5
