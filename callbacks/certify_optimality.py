@@ -253,8 +253,8 @@ class CertifyOptimality(Callback):
         if self.path_decay is None and is_sum and num_batches > 1:
             raise MisconfigurationException(
                 f"The loss {type(loss).__name__} is a sum over samples, and an epoch has {num_batches} batches: the "
-                "optimizer's path_decay counts in each of them, so that beside the sum over all data it has another strength. Train "
-                "with reduction='mean', or pass the `path_decay=` that belongs to the sum over all data."
+                "optimizer's path_decay counts in each of them, so that beside the sum over all data it has another strength. "
+                "Train with reduction='mean', or pass the `path_decay=` that belongs to the sum over all data."
             )
 
     def _certify(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
