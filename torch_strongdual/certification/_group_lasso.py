@@ -23,11 +23,13 @@ class GroupLassoResult:
     Args:
         coefficients: One row an atom, shape ``(num_atoms, out_features)``; exactly zero rows for atoms not used.
         outputs: Outputs of the restricted network, shape ``(num_samples, out_features)``.
+        objective: Restricted primal objective there.
         relative_gap: Its own duality gap over the restricted problem.
     """
 
     coefficients: Tensor
     outputs: Tensor
+    objective: float
     relative_gap: float
 
 
@@ -70,7 +72,10 @@ def solve_group_lasso(
         if iteration % _CHECK_EVERY == 0:
             gap = state.relative_gap()
     coefficients = (state.point / lengths[:, None])[: atoms.shape[1]]
-    return GroupLassoResult(coefficients=coefficients, outputs=scaled @ state.point, relative_gap=gap)
+    outputs = scaled @ state.point
+    return GroupLassoResult(
+        coefficients=coefficients, outputs=outputs, objective=state.objective(outputs, state.point), relative_gap=gap
+    )
 
 
 class _Iterate:

@@ -163,12 +163,15 @@ class _Run:
         self.last = DualNormBound(upper=math.inf)
         self.rounds = 0
         self.source = "earlier"
+        self.attainable = math.inf
         self.failure = ""
 
     @property
     def stats(self) -> dict[str, float | str]:
         """What ran, for the certificate."""
         stats = {**self.last.stats, "dual_norm_upper": self.last.upper, "dual_norm_lower": self.last.lower}
+        if math.isfinite(self.attainable):
+            stats["attainable_objective"] = self.attainable
         stats |= {"rounds": float(self.rounds), "bound_from": self.source, "seconds": self.deadline.elapsed}
         return stats | ({"solver_failure": self.failure} if self.failure else {})
 
@@ -185,6 +188,12 @@ class _Run:
     def is_done(self) -> bool:
         """Whether there is nothing left to do, or no time."""
         return self.is_certified() or self.deadline.expired
+
+    def is_solved(self) -> bool:
+        """Whether column generation can add nothing: no oracle, or a better network is known that meets the bound."""
+        excess = self.attainable - self.solver.best.value
+        share = 0.2 * self.rtol * self.solver.scale(self.primal.value, self.solver.best.value)
+        return math.isinf(self.last.upper) or excess <= share
 
     def open_status(self) -> CertificateStatus:
         """Why the gap is open."""
@@ -241,7 +250,7 @@ class _Run:
         atoms = AtomSet.of_network(self.problem, weights)
         atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.solver._witnesses))
         stuck = 0
-        while atoms.features.shape[1] and not self.is_done() and self.rounds < _MAX_ROUNDS and stuck < 3:
+        while atoms.features.shape[1] and not (self.is_done() or self.is_solved()) and self.rounds < _MAX_ROUNDS and stuck < 3:
             self.rounds += 1
             known = len(self.solver._witnesses)
             try:
@@ -251,6 +260,7 @@ class _Run:
             except SolverError as error:
                 self.failure = f"{error} ({error.solver}: {error.solver_status})"
                 return
+            self.attainable = min(self.attainable, solution.objective)
             before = self.relative_gap(self.solver.best.value)
             self.try_candidate(solution.candidate, "restricted dual")
             stuck = stuck + 1 if self.relative_gap(self.solver.best.value) > 0.98 * before else 0

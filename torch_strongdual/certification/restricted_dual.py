@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +27,14 @@ class RestrictedSolution:
     Args:
         candidate: In the dual domain, balanced where needed; its dual norm over *all* branches is for an oracle to bound.
         magnitudes: Norm of the coefficient of each atom, ``None`` where the solver gives none.
+        objective: Training objective of the network made of the atoms with these coefficients, an upper bound on the optimum
+            up to rounding; ``inf`` where the solver gives none.
         solver: ``"group lasso"`` or ``"conic"``.
     """
 
     candidate: Tensor
     magnitudes: Tensor | None
+    objective: float
     solver: str
 
 
@@ -113,10 +117,11 @@ def solve_restricted_dual(problem: TrainingProblem, atoms: AtomSet, *, rtol: flo
     if isinstance(problem.loss, HuberFamilyLoss) and problem.loss.width == 0.0:
         point = solve_conic_dual(problem, atoms.features)
         candidate = problem.loss.balanced(point) if problem.spec.output_bias else point
-        return RestrictedSolution(candidate=candidate, magnitudes=None, solver="conic")
+        return RestrictedSolution(candidate=candidate, magnitudes=None, objective=math.inf, solver="conic")
     result = solve_group_lasso(problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline)
     return RestrictedSolution(
         candidate=problem.dual_candidate(result.outputs),
         magnitudes=torch.linalg.vector_norm(result.coefficients, dim=1),
+        objective=result.objective,
         solver="group lasso",
     )

@@ -11,16 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import Witness
+from torch_strongdual.certification.oracles.branch_ascent import ascend_branches
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 from torch_strongdual.functional.branch_features import branch_features
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["chain_branches", "mixed_branch", "valued_witnesses"]
+__all__ = ["chain_branches", "improved_branches", "mixed_branch", "valued_witnesses"]
 
 FloatArray = NDArray[np.float64]
 Branch = tuple[Tensor, ...]  # hidden weights, L - 1 of shape (out, in)
+
+_NUMBERS_AT_A_TIME = 4_000_000
 
 
 def chain_branches(
@@ -85,6 +89,31 @@ def _hidden_weights(spec: BranchSpec, units: FloatArray, weights: FloatArray, si
     return tuple(layers)
 
 
+def improved_branches(
+    spec: BranchSpec,
+    matrix: FloatArray,  # shape: (n, in_features)
+    duals: FloatArray,  # shape: (n, c)
+    witnesses: Sequence[Witness],
+    deadline: Deadline,
+    *,
+    num_copies: int = 4,
+) -> list[Branch]:
+    """Gradient ascent over all weights, from the best witnesses and shaken copies of them."""
+    room = _NUMBERS_AT_A_TIME // max(1, len(matrix) * max(spec.hidden_widths) * num_copies)
+    chosen = witnesses[: min(8, room)]
+    if not chosen:
+        return []
+    generator = torch.Generator().manual_seed(0)
+    starts = []
+    for layer in range(len(spec.hidden_widths)):
+        exact = torch.stack([witness.weights[layer] for witness in chosen])
+        noise = torch.randn(num_copies - 1, *exact.shape, generator=generator, dtype=torch.float64)
+        size = 0.3 / (exact.shape[1] * exact.shape[2]) ** 0.5
+        starts.append(torch.cat([exact[None], exact + size * noise]).flatten(0, 1))
+    found = ascend_branches(torch.from_numpy(matrix), torch.from_numpy(duals), starts, spec.negative_slopes, deadline=deadline)
+    return [tuple(layer[k] for layer in found) for k in range(len(starts[0]))]
+
+
 def valued_witnesses(
     spec: BranchSpec,
     matrix: FloatArray,  # shape: (n, in_features)
@@ -94,9 +123,9 @@ def valued_witnesses(
     unit: float = 1.0,
     num_kept: int = 16,
 ) -> tuple[Witness, ...]:
-    """Scale every layer to norm one, add the best last layer, value on the data times ``unit``; best first, no repetitions."""
+    """Scale layers to norm one, add the best last layer, value on the data times ``unit``; one each for the same outputs."""
     inputs, dual_point = torch.from_numpy(matrix), torch.from_numpy(duals)
-    found: list[Witness] = []
+    found: list[tuple[Witness, Tensor]] = []
     for branch in branches:
         norms = [float(layer.norm()) for layer in branch]
         if not all(math.isfinite(norm) and norm > 0 for norm in norms):
@@ -105,18 +134,13 @@ def valued_witnesses(
         features = branch_features(inputs, [layer[None] for layer in hidden], spec.negative_slopes)[0]
         image = dual_point.T @ features  # (c, h)
         value = float(image.norm())
-        if value > 0 and math.isfinite(value):
-            found.append(Witness(weights=(*hidden, image / value), value=value * unit))
-    found.sort(key=lambda witness: -witness.value)
-    kept: list[Witness] = []
-    for witness in found:
-        if len(kept) < num_kept and not any(_is_same(witness, other) for other in kept):
-            kept.append(witness)
-    return tuple(kept)
-
-
-def _is_same(first: Witness, second: Witness) -> bool:
-    """Whether two witnesses are one branch up to rounding."""
-    if not math.isclose(first.value, second.value, rel_tol=1e-9):
-        return False
-    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first.weights, second.weights, strict=True))
+        if value > 0 and math.isfinite(value * unit):
+            witness = Witness(weights=(*hidden, image / value), value=value * unit)
+            outputs = features @ image.T
+            found.append((witness, outputs / outputs.norm()))
+    found.sort(key=lambda pair: -pair[0].value)
+    kept: list[tuple[Witness, Tensor]] = []
+    for witness, outputs in found:
+        if len(kept) < num_kept and all(float((outputs * other).sum()) < 0.9999 for _, other in kept):
+            kept.append((witness, outputs))
+    return tuple(witness for witness, _ in kept)

@@ -26,8 +26,9 @@ _MAX_POINTS = 16
 class AngularSweepOracle(AbstractDirectOracle):
     r"""Exact dual norm of two-layer (leaky) ReLU branches on data of rank at most two, any number of outputs.
 
-    On the circle a row switches on and off where it is orthogonal to u; between these 2n angles :math:`w(u) = M'u` is linear, M is
-    a prefix sum, and its maximum over the arc has a closed form. Time O(n log n): milliseconds for thousands of rows.
+    On the circle a row switches on and off where it is orthogonal to u; between these 2n angles :math:`w(u) = M'u` is
+    linear, M is a prefix sum, and its maximum over the arc has a closed form. Time O(n log n): milliseconds for thousands
+    of rows.
 
     **Rounding.** Computed angles are off by at most some roundoffs :math:`\delta`. A row counted on the wrong side of a
     computed angle has :math:`|x_i'u| \le \delta \|x_i\|` there, so all such mistakes together change w by at most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ __all__ = ["BoxBranchAndBound"]
 
 FloatArray = NDArray[np.float64]
 
+_GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
+
 #: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
 _LADDER = (8.0, 4.0, 2.5, 1.8, 1.4, 1.2, 1.1, 1.05, 1.02)
 
@@ -30,8 +33,8 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
     r"""Two-layer ReLU or leaky ReLU, any number of rows and outputs, rank up to about ten.
 
     ``w`` is positively homogeneous, so it is enough to compare :math:`\|w(p)\|` with :math:`U \|p\|` on the surface of a
-    cube in principal-axis coordinates. A box on a face is proven by linear bounds on every row whose sign is undecided in it, and
-    halved otherwise, depth first, until the whole surface is proven for U or a counterexample is found. Vector outputs are
+    cube in principal-axis coordinates. A box on a face is proven by linear bounds on every row whose sign is undecided in
+    it, and halved otherwise, depth first, until the whole surface is proven for U or a counterexample is found. Vector outputs are
     split along the direction of w at the box's centre: no search over output directions.
 
     The search is deterministic; its memory is the depth times the number of rows. It answers within about 0.1 s of the
@@ -92,7 +95,7 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
 
 
 def _crude_upper(problem: SphereProblem) -> float:
-    """A bound that needs no search: exact zero where nothing is positive, else the smaller of two norms."""
+    """A bound that needs no search: exact where nothing is positive or rows are orthogonal."""
     if problem.one_sided and not problem.linear.any() and not (problem.duals > 0).any():
         return 0.0
     duals = np.maximum(problem.duals, 0.0) if problem.one_sided else problem.duals
@@ -101,6 +104,14 @@ def _crude_upper(problem: SphereProblem) -> float:
     relu = min(
         float(np.linalg.norm(duals)) * float(np.linalg.norm(row_norms)), float(np.linalg.norm(duals, axis=1) @ row_norms)
     )
+    if problem.one_sided and problem.num_rows <= _GRAM_ROWS:
+        # With d_i in {0, 1}: sum_i lam_i (x_i'u)_+ <= ||sum_i d_i lam_i x_i||, and the square is a sum over pairs of rows.
+        weighted = duals * problem.rows
+        squared = float(np.maximum(weighted @ weighted.T, 0.0).sum())
+        # gamma_{r + n^2} of the sum, gamma_{r + 2} |w_i| |w_j| of each inner product
+        squared += 2.0 * UNIT_ROUNDOFF * (problem.num_rows**2 + problem.rank + 8) * squared
+        squared += 4.0 * UNIT_ROUNDOFF * (problem.rank + 8) * float(np.linalg.norm(weighted, axis=1).sum()) ** 2
+        relu = min(relu, math.sqrt(squared))
     allowance = 1.0 + 4.0 * (problem.rows.size + problem.duals.size + 16) * UNIT_ROUNDOFF
     return (relu + float(np.linalg.norm(problem.linear))) * allowance
 

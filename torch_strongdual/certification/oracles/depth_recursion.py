@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
-from torch_strongdual.certification.oracles._deep_witnesses import Branch, chain_branches, mixed_branch, valued_witnesses
+from torch_strongdual.certification.oracles._deep_witnesses import (
+    Branch,
+    chain_branches,
+    improved_branches,
+    mixed_branch,
+    valued_witnesses,
+)
 from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
 from torch_strongdual.certification.oracles._slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
@@ -167,6 +173,9 @@ class DepthRecursion(AbstractDualNormOracle):
         trivial = float(np.linalg.norm(duals) * np.linalg.norm(state.matrix)) * (1.0 + gamma(duals.size + state.matrix.size))
         branches += [found for side in sides if (found := self._mixed(state, side)) is not None]
         witnesses = valued_witnesses(state.spec, state.matrix, duals, branches, unit=unit)
+        if witnesses and min(upper, trivial) > (1.0 + request.rtol) * witnesses[0].value / unit:
+            branches += improved_branches(state.spec, state.matrix, duals, witnesses, request.deadline)
+            witnesses = valued_witnesses(state.spec, state.matrix, duals, branches, unit=unit)
         used = [p for side in sides if side.search is not None for p in side.search.points]
         state.starts = np.concatenate([points[:16], *used])[:64]
         stats: dict[str, float | str] = {
@@ -175,12 +184,15 @@ class DepthRecursion(AbstractDualNormOracle):
             "outputs": method,
             "seconds": time.perf_counter() - begin,
         }
+        upper, lower = min(upper, trivial) * unit, witnesses[0].value if witnesses else 0.0
         reasons = [side.limited_by for side in sides if side.limited_by]
         if reasons:
             stats["limited_by"] = reasons[0]
+        elif not upper <= (1.0 + request.rtol) * lower:
+            stats["limited_by"] = "time" if request.deadline.expired else "lines in place of concave kinks"
         return DualNormBound(
-            upper=min(upper, trivial) * unit,
-            lower=witnesses[0].value if witnesses else 0.0,
+            upper=upper,
+            lower=lower,
             witnesses=witnesses,
             stats=stats,
         )
