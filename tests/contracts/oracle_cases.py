@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
-
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
+from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
 
 __all__ = [
     "OracleCase",

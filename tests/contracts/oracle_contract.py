@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.references.sampled_dual_norm import sampled_dual_norm
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
@@ -20,7 +21,6 @@ from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.functional.branch_features import branch_features
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
 
-from tests.references.sampled_dual_norm import sampled_dual_norm
 from .oracle_cases import OracleCase
 
 __all__ = ["OracleContract", "check_witnesses"]
@@ -245,7 +245,7 @@ def check_witnesses(case: OracleCase, found: DualNormBound) -> None:
         assert witness.value > 0.0, case.name
         _check_weights(case.spec, witness)
         features = _features(case, witness)
-        attained = float(torch.linalg.matrix_norm(_scaled_product(case.dual_point, features), 2))
+        attained = float(torch.linalg.matrix_norm(_scaled_product(case.dual_point, features)))
         scale = float(case.dual_point.abs().max())
         error = 1e-9 * witness.value + 1e-12 * case.magnitude()
         assert abs(attained * scale - witness.value) <= error, (case.name, attained * scale, witness.value)
@@ -299,7 +299,7 @@ def _rotated(spec: BranchSpec, map_of_inputs: Tensor) -> BranchSpec:
 
     def changed(activations: tuple[BranchActivation, ...]) -> Iterator[BranchActivation]:
         for activation in activations:
-            gates = tuple(g @ map_of_inputs for g in activation.gate_vectors)
+            gates = tuple(g.to(torch.float64) @ map_of_inputs for g in activation.gate_vectors)
             yield dataclasses.replace(activation, gate_vectors=gates)
 
     return dataclasses.replace(spec, activations=tuple(changed(spec.activations)))

@@ -28,7 +28,7 @@ def branch_value(
         hidden = np.where(hidden >= 0, hidden, slope * hidden)
     if mask is not None:
         hidden = hidden * mask[:, None]
-    return float(np.linalg.norm(duals.T @ hidden, 2))
+    return float(np.linalg.norm(duals.T @ hidden))
 
 
 def sampled_dual_norm(
@@ -45,7 +45,7 @@ def sampled_dual_norm(
 ) -> float:
     """Never above the dual norm, by construction: a value some unit-norm branch has.
 
-    The last weight of a branch has Frobenius norm one too, so what counts is the spectral norm of ``duals' features``.
+    The last weight of a branch has Frobenius norm one too, so what counts is the Frobenius norm of ``duals' features``.
     """
     generator = np.random.default_rng(seed)
     widths = [inputs.shape[1], *hidden_widths]
