@@ -51,7 +51,7 @@ class TestAngularSweepOracle(OracleContract):
         generator = np.random.default_rng(0)
         directions = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0, 0], [1, 1]])
         for _ in range(20):
-            rows = directions[generator.integers(0, 6, 30)] * generator.integers(1, 4, (30, 1))
+            rows = directions[generator.integers(0, 6, 30)] * generator.integers(1, 4, (30, 1)).astype(float)
             duals, linear = generator.standard_normal((30, 1)), generator.standard_normal((2, 1))
             problem = SphereProblem(rows=rows, duals=duals, linear=linear, one_sided=one_sided)
             found = sweep(problem)

@@ -135,7 +135,8 @@ def test_ascent_never_makes_a_branch_worse() -> None:
     slopes = [0.0, 0.0]
 
     def values(layers: list[torch.Tensor]) -> torch.Tensor:
-        return torch.linalg.vector_norm(branch_images(inputs, duals, layers, slopes), dim=(1, 2))
+        norms: torch.Tensor = torch.linalg.vector_norm(branch_images(inputs, duals, layers, slopes), dim=(1, 2))
+        return norms
 
     better = ascend_branches(inputs, duals, starts, slopes, deadline=Deadline())
     assert (values(better) >= values(starts)).all()
