@@ -52,11 +52,6 @@ class BranchStructure:
         return structure
 
     @property
-    def last_weight(self) -> int:
-        """Position of the last layer's weight."""
-        return self.layers[-1][0]
-
-    @property
     def has_bias(self) -> bool:
         """Whether the first layer has a bias."""
         return len(self.layers[0]) == 2
@@ -78,7 +73,11 @@ class BranchStructure:
 
     def norms(self, params: Sequence[Tensor]) -> list[Tensor]:
         """Frobenius norm of every layer in every branch, shape ``(num_branches,)`` each."""
-        return [functools.reduce(torch.hypot, [branch_norms(params[i]) for i in layer]) for layer in self.layers]
+        return [self.norm(params, layer) for layer in range(len(self.layers))]
+
+    def norm(self, params: Sequence[Tensor], layer: int) -> Tensor:
+        """Frobenius norm of one layer in every branch, shape ``(num_branches,)``."""
+        return functools.reduce(torch.hypot, [branch_norms(params[i]) for i in self.layers[layer]])
 
     def _check(self, params: Sequence[Tensor]) -> None:
         for number, layer in enumerate(self.layers):

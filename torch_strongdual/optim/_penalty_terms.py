@@ -20,20 +20,31 @@ class PenaltyTerms:
     """Gradient of ``path_decay * path_penalty`` at the present weights, kept as factors times directions.
 
     Args:
-        factors: One ``(num_branches,)`` tensor a parameter, or ``None`` where the penalty is not differentiated but left to
-            the proximal step (the last layer of the product form).
+        factors: One ``(num_branches,)`` tensor a parameter, or ``None`` where the penalty is left to the implicit step.
         directions: One tensor a parameter; the gradient is ``factors * directions``.
-        sizes: Norm of the gradient in every layer and branch, ``(num_branches,)`` each. For the last layer of the product form
-            this is the rate of the proximal step: ``path_decay`` times the norms of the other layers.
+        sizes: Norm of the gradient in every layer and branch, ``(num_branches,)`` each. In implicit layers this is the rate of
+            the step: ``path_decay`` times the norms of the other layers.
+        norms: Norms of the layers, of the product and the power form.
+        implicit_layers: Numbers of the layers whose penalty is left to the implicit step.
     """
 
     factors: list[Tensor | None]
     directions: list[Tensor]
     sizes: list[Tensor]
+    norms: list[Tensor]
+    implicit_layers: tuple[int, ...]
 
     @classmethod
-    def at(cls, params: Sequence[Tensor], structure: BranchStructure, *, penalty: str, path_decay: float) -> PenaltyTerms:
-        """Evaluate the penalty's part of the step at ``params``."""
+    def at(
+        cls,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        structure: BranchStructure,
+        *,
+        penalty: str,
+        path_decay: float,
+    ) -> PenaltyTerms:
+        """Evaluate the penalty's part of the step at ``params``; only which of ``grads`` are missing matters."""
         if penalty == "l2_path":
             return cls._of_gradients(params, structure, path_decay)
         norms = structure.norms(params)
@@ -45,13 +56,17 @@ class PenaltyTerms:
         else:
             sizes = [path_decay * norm ** (num_layers - 1) for norm in norms]
             quotients = [path_decay * norm ** (num_layers - 2) for norm in norms]
+        # the proximal map is that of whole layers: if a weight moves but its bias is frozen, the penalty is differentiated
+        implicit_layers = tuple(
+            number
+            for number, layer in enumerate(structure.layers)
+            if penalty == "product" and all(grads[position] is not None for position in layer)
+        )
         factors: list[Tensor | None] = [None] * len(params)
-        for layer, quotient in zip(structure.layers, quotients, strict=True):
+        for number, layer in enumerate(structure.layers):
             for position in layer:
-                factors[position] = quotient
-        if penalty == "product":
-            factors[structure.last_weight] = None
-        return cls(factors=factors, directions=list(params), sizes=sizes)
+                factors[position] = None if number in implicit_layers else quotients[number]
+        return cls(factors=factors, directions=list(params), sizes=sizes, norms=norms, implicit_layers=implicit_layers)
 
     @classmethod
     def _of_gradients(cls, params: Sequence[Tensor], structure: BranchStructure, path_decay: float) -> PenaltyTerms:
@@ -61,6 +76,8 @@ class PenaltyTerms:
             factors=[factor] * len(params),
             directions=structure.unstack(gradients),
             sizes=[path_decay * branch_norms(gradient) for gradient in gradients],
+            norms=[],
+            implicit_layers=(),
         )
 
     def added_to(self, gradients: Sequence[Tensor], positions: Sequence[int], *, foreach: bool) -> list[Tensor]:

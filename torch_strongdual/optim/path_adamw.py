@@ -13,9 +13,9 @@ from torch.optim.optimizer import ParamsT
 
 from torch_strongdual._checks import check_non_negative
 from torch_strongdual.errors import InvalidInputError
-from torch_strongdual.functional import prox_branch_norm
 from torch_strongdual.functional._branch_weights import per_branch
 from torch_strongdual.optim._branch_structure import BranchStructure, accumulation_dtype, branch_norms
+from torch_strongdual.optim._implicit_step import ImplicitStep
 from torch_strongdual.optim._penalty_terms import PenaltyTerms
 from torch_strongdual.optim.abstract_path_optimizer import AbstractPathOptimizer, check_common_options, uses_foreach
 
@@ -37,18 +37,17 @@ class PathAdamW(AbstractPathOptimizer):
        \begin{aligned}
        & s = (\|g\|^2 + r^2) / p; \quad \text{where } s > 0: \quad t \leftarrow t + 1, \quad
          v \leftarrow \beta_2 v + (1 - \beta_2) s \\
-       & m \leftarrow \beta_1 m + (1 - \beta_1) (g + r W / \|W\|) \quad (l < L), \qquad
-         m \leftarrow \beta_1 m + (1 - \beta_1) g \quad (l = L) \\
-       & \alpha = \gamma / \big(\sqrt{v / (1 - \beta_2^t)} + \epsilon\big), \qquad
-         V = W - \alpha\, m / (1 - \beta_1^t) \\
-       & W \leftarrow V \quad (l < L), \qquad W \leftarrow (1 - \alpha r / \|V\|)_+ V \quad (l = L)
+       & m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad \alpha = \gamma / \big(\sqrt{v / (1 - \beta_2^t)} + \epsilon\big) \\
+       & V = W - \alpha\, m / (1 - \beta_1^t), \qquad W \leftarrow (1 - \alpha r / \|V\|)_+ V
        \end{aligned}
 
+    in all layers at once. The penalty is taken as an implicit (proximal) step, which removes whole branches: their last layer
+    becomes exactly zero. Where it is a hidden layer that the formula makes zero, the branch is written as one whose last
+    layer is zero, as in :class:`PathSGD`, and the last layer's moments start afresh.
+
     **Fixed points.** If the weights do not change any more, :math:`g` and :math:`r` are constant, :math:`\alpha > 0`, and
-    :math:`m / (1 - \beta_1^t)` tends to the gradient it averages. Hidden layers then have :math:`g + r W / \|W\| = 0`; the last
-    one is a fixed point of a proximal gradient step, which for every step size means :math:`-g \in r\, \partial \|W\|`. That is
-    the first-order condition of the objective, and conversely. Hidden layers that are exactly zero get the subgradient zero,
-    so that they can grow.
+    :math:`m / (1 - \beta_1^t)` tends to :math:`g`. Every block is then a fixed point of a proximal gradient step, which for
+    every step size means :math:`-g \in r\, \partial \|W\|`: the first-order condition of the objective; and conversely.
 
     **Why the second moment adds** :math:`\|g\|^2` **and** :math:`r^2` rather than taking the norm of the sum: the sum vanishes
     at a stationary point, which would drive the step size to infinity there, while :math:`\|g\|^2 + r^2` tends to
@@ -57,8 +56,8 @@ class PathAdamW(AbstractPathOptimizer):
 
     **Dead branches.** A branch with :math:`W_L = 0` has :math:`s = 0` in its hidden layers. Their second moments and step
     counts then stand still instead of decaying, so the first steps after a revival have the usual size and no spike. It
-    revives when the *averaged* gradient exceeds :math:`r`, that is when the branch violates the dual constraint. A branch whose
-    hidden layers are zero as well has no gradient at all and is dead for ever.
+    revives when the *averaged* gradient exceeds :math:`r`, that is when the branch violates the dual constraint. A branch with
+    a zero hidden layer as well has no gradient at all and is dead for ever; no step leads there, only an initialisation.
 
     The ``"power"`` and ``"l2_path"`` forms are differentiated in all layers (:math:`r` is then the norm of that gradient); they
     give small branches, not exact zeros. Plain groups are stepped by :func:`torch.optim.adam.adam`, entry by entry. Blocks are
@@ -238,7 +237,7 @@ def path_adamw(
         ShapeError: If ``params`` do not fit together as layers of stacked branches.
     """
     structure = BranchStructure.of(params, layer_index)
-    terms = PenaltyTerms.at(params, structure, penalty=penalty, path_decay=path_decay)
+    terms = PenaltyTerms.at(params, grads, structure, penalty=penalty, path_decay=path_decay)
     foreach = uses_foreach(foreach, params)
     lr = lr.squeeze() if isinstance(lr, Tensor) else lr
     for layer, size in zip(structure.layers, terms.sizes, strict=True):
@@ -267,9 +266,14 @@ def path_adamw(
         for param, average, gradient, factor in zip(moved, averages, gradients, factors, strict=True):
             average.lerp_(gradient, 1 - beta1)
             param.addcmul_(average, factor, value=-1)
-    last = structure.last_weight
-    if terms.factors[last] is None and last in step_sizes:
-        params[last].copy_(prox_branch_norm(params[last], step_sizes[last] * terms.sizes[-1]))
+    thresholds = {layer: step_sizes[structure.layers[layer][0]] * terms.sizes[layer] for layer in terms.implicit_layers}
+    step = ImplicitStep.of(params, structure, thresholds, terms.norms)
+    step.apply(params, structure)
+    if step.collapsed is not None:
+        # the hidden layer that took over the norm changes the scale of the last layer's gradients
+        (last,) = structure.layers[-1]
+        for moment in (exp_avgs[last], exp_avg_sqs[last], steps[last]):
+            moment.mul_(per_branch(~step.collapsed, moment))
 
 
 def _update_second_moments(

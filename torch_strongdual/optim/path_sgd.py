@@ -13,7 +13,8 @@ from torch.optim.sgd import sgd
 from torch_strongdual._checks import check_non_negative
 from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.functional._branch_weights import per_branch
-from torch_strongdual.optim._branch_structure import BranchStructure, branch_norms
+from torch_strongdual.optim._branch_structure import BranchStructure
+from torch_strongdual.optim._implicit_step import ImplicitStep
 from torch_strongdual.optim._penalty_terms import PenaltyTerms
 from torch_strongdual.optim.abstract_path_optimizer import AbstractPathOptimizer, check_common_options, uses_foreach
 
@@ -24,33 +25,36 @@ __all__ = ["PathSGD", "path_sgd"]
 class PathSGD(AbstractPathOptimizer):
     r"""SGD with momentum that minimises exactly ``loss + path_decay * sum(path_penalty)``.
 
-    With :math:`g` the gradient of the loss, :math:`\rho_k = \prod_{l<L} \|W_{l,k}\|_F`, momentum :math:`\mu`, dampening
-    :math:`\tau` (both as in :class:`torch.optim.SGD`), the product form of the penalty and :math:`\beta` = ``path_decay``:
+    With :math:`g_l` the gradient of the loss in layer :math:`l` of a branch, momentum :math:`\mu` and dampening :math:`\tau`
+    (both as in :class:`torch.optim.SGD`), the product form of the penalty, :math:`\beta` = ``path_decay`` and
+    :math:`r_l = \beta \prod_{m \ne l} \|W_m\|_F`, a step is
 
     .. math::
        \begin{aligned}
-       l < L: \quad & b_l \leftarrow \mu b_l + (1-\tau) \big(g_l + \beta \textstyle\prod_{m \ne l} \|W_m\| \cdot
-                      W_l / \|W_l\|\big), \qquad W_l \leftarrow W_l - \gamma b_l \\
-       l = L: \quad & b_L \leftarrow \mu b_L + (1-\tau) g_L, \qquad
-                      V = W_L - \gamma b_L, \qquad
-                      W_L \leftarrow \big(1 - \gamma (1-\tau) \beta \rho / \|V\|\big)_+ V, \\
-                    & b_L \leftarrow b_L + (V - W_L) / \gamma
+       & b_l \leftarrow \mu b_l + (1-\tau) g_l, \qquad V_l = W_l - \gamma b_l \\
+       & W_l \leftarrow \big(1 - \gamma (1-\tau) r_l / \|V_l\|\big)_+ V_l, \qquad
+         b_l \leftarrow b_l + \big(1 - \big(1 - \gamma (1-\tau) r_l / \|V_l\|\big)_+\big) V_l / \gamma
        \end{aligned}
 
-    The last layer takes its penalty as an implicit (proximal) step, which removes whole branches: their last layer becomes
-    exactly zero. All norms are those before the step.
+    in all layers at once, with the norms before the step. The penalty is taken as an implicit (proximal) step, which removes
+    whole branches: their last layer becomes exactly zero. Where it is a *hidden* layer that the formula makes zero, the
+    branch is the zero function all the same, and is written as one whose last layer is zero: :math:`W_L \leftarrow 0`, while
+    the hidden layer becomes :math:`V_l` scaled to the norm that the last layer had. Function and penalty are zero in both
+    forms, but a ReLU branch with a zero hidden layer could never revive.
 
-    **Fixed points.** The last line adds to the buffer the subgradient :math:`\xi \in \beta \rho\, \partial \|W_L\|` that the
-    proximal step used, times :math:`1-\tau`, so all layers have :math:`b \leftarrow \mu b + (1-\tau)(g + \xi)` and :math:`W
-    \leftarrow W - \gamma b`. If a step changes neither weights nor buffers then :math:`b = 0`, hence :math:`g + \xi = 0` in
-    every layer: the first-order condition of the objective; and conversely. (Nesterov: the step is :math:`(1 + \mu)(g + \xi) +
-    \mu^2 b`, the same conclusion.) No layer of hidden weights that is exactly zero is covered: there the subgradient zero is
-    used, so that the loss can make the layer grow.
+    **Fixed points.** The buffer takes in the subgradient :math:`\xi_l \in r_l\, \partial \|W_l\|` that the proximal step used,
+    so that :math:`b \leftarrow \mu b + (1-\tau)(g + \xi)` and :math:`W \leftarrow W - \gamma b`. If a step changes neither
+    weights nor buffers then :math:`b = 0`, hence :math:`g_l + \xi_l = 0` in every layer: the first-order condition of the
+    objective. Conversely, where this holds in a live branch, :math:`V_l = (1 + \gamma (1-\tau) r_l / \|W_l\|) W_l` is
+    shortened to :math:`W_l` again, never to zero; a dead branch has :math:`g_l = r_l = 0` in its hidden layers and
+    :math:`\|g_L\| \le r_L`.
+    (Nesterov: the step is :math:`(1 + \mu)(g + \xi) + \mu^2 b`, with the same conclusion.) What a momentum buffer of loss
+    gradients alone would reach is the solution for another ``path_decay``, smaller or larger by the factor :math:`1 - \mu`.
 
     **Dead branches.** A branch with :math:`W_L = 0` has no gradient in its hidden layers, and they come to rest. It revives as
-    soon as :math:`\|g_L\| > \beta \rho`, that is when it violates the dual constraint. With minibatches the gradient of one
-    batch decides, so branches near the boundary come and go. A branch whose hidden layers are zero as well
-    (:math:`\rho = 0`) has no gradient at all and is dead for ever.
+    soon as :math:`\|g_L\| > r_L`, that is when it violates the dual constraint. With minibatches the gradient of one batch
+    decides, so branches near the boundary come and go. A branch with a zero hidden layer as well has no gradient at all and
+    is dead for ever; no step leads there, only an initialisation.
 
     The ``"power"`` and ``"l2_path"`` forms are differentiated in all layers; they give small branches, not exact zeros.
     Plain groups, and groups with ``path_decay`` zero, are stepped by :func:`torch.optim.sgd.sgd`.
@@ -213,22 +217,29 @@ def path_sgd(
         ShapeError: If ``params`` do not fit together as layers of stacked branches.
     """
     structure = BranchStructure.of(params, layer_index)
-    terms = PenaltyTerms.at(params, structure, penalty=penalty, path_decay=path_decay)
+    terms = PenaltyTerms.at(params, grads, structure, penalty=penalty, path_decay=path_decay)
     foreach = uses_foreach(foreach, params)
     lr = lr.squeeze().to(params[0].device) if isinstance(lr, Tensor) else lr
     positions = [i for i, grad in enumerate(grads) if grad is not None]
     losses = [-grad if maximize else grad for grad in grads if grad is not None]
     gradients = terms.added_to(losses, positions, foreach=foreach)
-    last = structure.last_weight
-    is_first_step = momentum_buffers[last] is None
+    # how much of a gradient enters the buffer in this step: all of the first one, as in torch
+    shares = {
+        layer: 1.0 if momentum == 0 or momentum_buffers[structure.layers[layer][0]] is None else 1 - dampening
+        for layer in terms.implicit_layers
+    }
     updates = gradients
     if momentum != 0:
         updates = _accumulate(gradients, momentum_buffers, positions, momentum, dampening, nesterov, foreach)
     _descend([params[i] for i in positions], updates, lr, foreach)
-    if terms.factors[last] is None and grads[last] is not None:
-        buffer_gain = 1.0 if momentum == 0 or is_first_step else 1 - dampening
-        step_gain = buffer_gain * (1 + momentum if nesterov else 1.0)
-        _shrink(params[last], momentum_buffers[last], terms.sizes[-1], lr, step_gain, buffer_gain)
+    gain = 1 + momentum if nesterov else 1.0  # of the step over the buffer
+    thresholds = {layer: lr * (share * gain) * terms.sizes[layer] for layer, share in shares.items()}
+    step = ImplicitStep.of(params, structure, thresholds, terms.norms)
+    for layer, share in shares.items():
+        pull = share * terms.sizes[layer] / step.norms[layer].clamp(min=torch.finfo(step.norms[layer].dtype).tiny)
+        for position in structure.layers[layer]:
+            _remember(momentum_buffers[position], params[position], pull, lr, gain)
+    step.apply(params, structure)
 
 
 def _accumulate(
@@ -274,15 +285,12 @@ def _descend(params: list[Tensor], updates: list[Tensor], lr: float | Tensor, fo
             param.add_(update, alpha=-lr)
 
 
-def _shrink(
-    weight: Tensor, buffer: Tensor | None, rate: Tensor, lr: float | Tensor, step_gain: float, buffer_gain: float
-) -> None:
-    """Take the implicit step on ``rate * ||weight||``, of size ``lr * step_gain``, and put its subgradient into the buffer."""
-    norms = branch_norms(weight)
-    # the implicit gradient is weight * min(pull, 1 / lr); written without dividing by lr, which schedulers may set to zero
-    pull = step_gain * rate / norms.clamp(min=torch.finfo(norms.dtype).tiny)
-    if buffer is not None:
-        limit = 1 / lr if isinstance(lr, Tensor) else (1 / lr if lr > 0 else float("inf"))
-        implicit = pull.clamp(max=limit) if not isinstance(limit, Tensor) else torch.minimum(pull, limit.to(pull.dtype))
-        buffer.addcmul_(weight, per_branch(implicit * (buffer_gain / step_gain), weight).to(weight.dtype))
-    weight.mul_(per_branch(1 - (lr * pull).clamp(max=1), weight).to(weight.dtype))
+def _remember(buffer: Tensor | None, param: Tensor, pull: Tensor, lr: float | Tensor, gain: float) -> None:
+    """Add the subgradient of the implicit step to the momentum buffer, without dividing by an ``lr`` of zero."""
+    if buffer is None:
+        return
+    if isinstance(lr, Tensor):
+        pull = torch.minimum(pull, (1 / (lr * gain)).to(pull.dtype))
+    elif lr > 0:
+        pull = pull.clamp(max=1 / (lr * gain))
+    buffer.addcmul_(param, per_branch(pull, param).to(param.dtype))
