@@ -1,0 +1,60 @@
+"""Oracles that fail, each in its own way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from torch import Tensor
+
+from torch_strongdual.certification import DualNormBound
+from torch_strongdual.certification.oracles import AbstractDualNormOracle, AngularSweepOracle, BoundRequest
+from torch_strongdual.nn import BranchSpec
+
+__all__ = ["LyingOracle", "RaisingOracle", "VacuousOracle"]
+
+
+class _Wrapped(AbstractDualNormOracle):
+    def __init__(self) -> None:
+        self.inner = AngularSweepOracle()
+        self.calls = 0
+
+    def supports(self, spec: BranchSpec) -> str | None:
+        return self.inner.supports(spec)
+
+    def init(self, spec: BranchSpec, inputs: Tensor) -> Any:
+        return self.inner.init(spec, inputs)
+
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        self.calls += 1
+        return self.inner.bound(state, dual_point, request)
+
+
+class RaisingOracle(_Wrapped):
+    """Raises ``error`` from its call number ``first`` on, counted from 1."""
+
+    def __init__(self, error: BaseException, *, first: int = 1) -> None:
+        super().__init__()
+        self.error, self.first = error, first
+
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        found = super().bound(state, dual_point, request)
+        if self.calls >= self.first:
+            raise self.error
+        return found
+
+
+class VacuousOracle(_Wrapped):
+    """Proves nothing."""
+
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        return DualNormBound(upper=math.inf, stats={"limited_by": "unwillingness"})
+
+
+class LyingOracle(_Wrapped):
+    """Gives upper bounds that are a thousand times too small."""
+
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        found = super().bound(state, dual_point, request)
+        return dataclasses.replace(found, upper=1e-3 * found.upper, lower=0.0)
