@@ -14,10 +14,12 @@ from ..references.path_optimizers import SlowPathAdamW
 from .branch_problems import branch_group, random_bias, random_layers, relu_loss, train
 
 
-@pytest.mark.parametrize("options", [{}, {"betas": (0.8, 0.95), "eps": 1e-3}, {"betas": (0.0, 0.0)}])
+@pytest.mark.parametrize("options", [{}, {"betas": (0.8, 0.95), "eps": 1e-3}, {"betas": (0.0, 0.9)}])
 @pytest.mark.parametrize("penalty", PATH_PENALTIES)
 def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> None:
     layers, bias = random_layers(), random_bias()
+    with torch.no_grad():  # some branches then die through a hidden layer, which is a rule of its own
+        layers[1][:2].mul_(0.1)
     # strong enough for exact zeros; the smooth forms only stay comparable where no branch comes close to their kink
     path_decay = 0.3 if penalty == "product" else 0.05
     optimizer = PathAdamW(
@@ -46,6 +48,7 @@ def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> Non
             np.testing.assert_allclose(bias[k].detach().numpy(), reference.layers[0][:, -1], rtol=1e-9, atol=1e-11)
             zeros_seen += not reference.layers[-1].any()
     assert (zeros_seen > 0) == (penalty == "product")
+    assert (sum(reference.num_collapses for reference in references) > 0) == (penalty == "product")
 
 
 @pytest.mark.parametrize("foreach", [True, False])

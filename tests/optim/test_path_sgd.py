@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_strongdual.functional import PATH_PENALTIES
+from torch_strongdual.functional import PATH_PENALTIES, path_penalty
 from torch_strongdual.optim import PathSGD, path_sgd
 
 from ..references.path_optimizers import SlowPathSGD
@@ -25,6 +25,8 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("penalty", PATH_PENALTIES)
 def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> None:
     layers, bias = random_layers(), random_bias()
+    with torch.no_grad():  # some branches then die through a hidden layer, which is a rule of its own
+        layers[1][:2].mul_(0.1)
     # strong enough for exact zeros; the smooth forms only stay comparable where no branch comes close to their kink
     path_decay = 0.3 if penalty == "product" else 0.05
     optimizer = PathSGD(
@@ -53,6 +55,7 @@ def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> Non
             np.testing.assert_allclose(bias[k].detach().numpy(), reference.layers[0][:, -1], rtol=1e-9, atol=1e-11)
             zeros_seen += not reference.layers[-1].any()
     assert (zeros_seen > 0) == (penalty == "product")
+    assert (sum(reference.num_collapses for reference in references) > 0) == (penalty == "product")
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -108,6 +111,17 @@ def test_buffer_holds_the_whole_step_at_constant_learning_rate() -> None:
             torch.testing.assert_close(
                 layer.detach(), old - 0.05 * optimizer.state[layer]["momentum_buffer"], atol=1e-13, rtol=0
             )
+
+
+def test_layer_with_a_frozen_bias_takes_the_gradient_of_the_penalty() -> None:
+    """The proximal map is that of the whole layer; with a part of it fixed the penalty is smooth there and differentiated."""
+    layers, bias = random_layers(2), random_bias().requires_grad_(False)
+    optimizer = PathSGD([{"params": [layers[0], bias, layers[1]], "layer_index": (0, 0, 1)}], lr=0.05, path_decay=0.1)
+    stacked = [torch.cat([layers[0], bias[:, :, None]], dim=2), layers[1]]
+    (expected,) = torch.autograd.grad(relu_loss(layers, bias) + 0.1 * path_penalty(stacked).sum(), layers[0])
+    expected = layers[0].detach() - 0.05 * expected
+    train(optimizer, lambda: relu_loss(layers, bias), 1)
+    torch.testing.assert_close(layers[0].detach(), expected, rtol=1e-13, atol=1e-14)
 
 
 def test_zero_learning_rate_changes_nothing_and_stays_finite() -> None:

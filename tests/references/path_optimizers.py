@@ -53,6 +53,7 @@ class SlowPathSGD:
         self.lr, self.path_decay, self.penalty = lr, path_decay, penalty
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
         self.buffers: list[Array] | None = None
+        self.num_collapses = 0
 
     def step(self, grads: list[Array]) -> None:
         is_first, old_buffers = self.buffers is None, self.buffers
@@ -73,7 +74,8 @@ class SlowPathSGD:
             thresholds = [self.lr * share * gain * rate for rate in _rates(self.layers, self.path_decay)]
             for index, threshold in enumerate(thresholds):
                 self.buffers[index] += (moved[index] - _shrunk(moved[index], threshold)) / (self.lr * gain)
-            moved, _ = _implicit_step(self.layers, moved, thresholds)
+            moved, collapsed = _implicit_step(self.layers, moved, thresholds)
+            self.num_collapses += collapsed
         self.layers = moved
 
 
@@ -95,6 +97,7 @@ class SlowPathAdamW:
         self.averages = [np.zeros_like(layer) for layer in layers]
         self.seconds = [0.0] * len(layers)
         self.counts = [0] * len(layers)
+        self.num_collapses = 0
 
     def step(self, grads: list[Array]) -> None:
         is_implicit = self.penalty == "product"
@@ -121,6 +124,7 @@ class SlowPathAdamW:
             thresholds.append(float(step_size * sizes[index]))
         if is_implicit:
             moved, collapsed = _implicit_step(self.layers, moved, thresholds)
+            self.num_collapses += collapsed
             if collapsed:
                 self.averages[-1], self.seconds[-1], self.counts[-1] = np.zeros_like(self.averages[-1]), 0.0, 0
         self.layers = moved

@@ -48,8 +48,8 @@ class PathSGD(AbstractPathOptimizer):
     objective. Conversely, where this holds in a live branch, :math:`V_l = (1 + \gamma (1-\tau) r_l / \|W_l\|) W_l` is
     shortened to :math:`W_l` again, never to zero; a dead branch has :math:`g_l = r_l = 0` in its hidden layers and
     :math:`\|g_L\| \le r_L`.
-    (Nesterov: the step is :math:`(1 + \mu)(g + \xi) + \mu^2 b`, with the same conclusion.) What a momentum buffer of loss
-    gradients alone would reach is the solution for another ``path_decay``, smaller or larger by the factor :math:`1 - \mu`.
+    (Nesterov: the step is :math:`(1 + \mu)(g + \xi) + \mu^2 b`, with the same conclusion.) A buffer of loss gradients alone,
+    thresholded by :math:`\gamma r`, would instead come to rest at the solution for :math:`(1 - \mu) \beta`.
 
     **Dead branches.** A branch with :math:`W_L = 0` has no gradient in its hidden layers, and they come to rest. It revives as
     soon as :math:`\|g_L\| > r_L`, that is when it violates the dual constraint. With minibatches the gradient of one batch
