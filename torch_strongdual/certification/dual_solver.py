@@ -192,7 +192,7 @@ class _Run:
     def is_solved(self) -> bool:
         """Whether column generation can add nothing: no oracle, or a better network is known that meets the bound."""
         excess = self.attainable - self.solver.best.value
-        share = 0.2 * self.rtol * self.solver.scale(self.primal.value, self.solver.best.value)
+        share = 0.2 * self.rtol * self.solver.scale(min(self.primal.value, self.attainable), self.solver.best.value)
         return math.isinf(self.last.upper) or excess <= share
 
     def open_status(self) -> CertificateStatus:

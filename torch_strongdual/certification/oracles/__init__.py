@@ -6,9 +6,12 @@ from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularS
 from torch_strongdual.certification.oracles.auto_oracle import AutoOracle as AutoOracle
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle as AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound as BoxBranchAndBound
+from torch_strongdual.certification.oracles.composition import FirstTight as FirstTight
+from torch_strongdual.certification.oracles.composition import Tightest as Tightest
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursion as DepthRecursion
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle as GatedOracle
 from torch_strongdual.certification.oracles.linear_oracle import LinearOracle as LinearOracle
+from torch_strongdual.certification.oracles.local_search import LocalSearch as LocalSearch
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation as QuadraticRelaxation
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle as RankOneOracle
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle as AbstractTwoLayerOracle

@@ -42,6 +42,10 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def __init__(self, *, boxes: BoxBranchAndBound | None = None) -> None:
         self._boxes = BoxBranchAndBound(max_rank=_HOPELESS_RANK) if boxes is None else boxes
 
+    def needs_ascent(self, problem: SphereProblem) -> bool:
+        """The closed forms see all maxima at once."""
+        return problem.rank > 2
+
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Delegate to what suits the problem; see :meth:`AbstractTwoLayerOracle.maximise`."""
         if problem.rank <= 2:

@@ -34,8 +34,8 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
 
     ``w`` is positively homogeneous, so it is enough to compare :math:`\|w(p)\|` with :math:`U \|p\|` on the surface of a
     cube in principal-axis coordinates. A box on a face is proven by linear bounds on every row whose sign is undecided in
-    it, and halved otherwise, depth first, until the whole surface is proven for U or a counterexample is found. Vector outputs are
-    split along the direction of w at the box's centre: no search over output directions.
+    it, and halved otherwise, depth first, until the whole surface is proven for U or a counterexample is found. Vector
+    outputs are split along the direction of w at the box's centre: no search over output directions.
 
     The search is deterministic; its memory is the depth times the number of rows. It answers within about 0.1 s of the
     deadline, with the best U proven until then.

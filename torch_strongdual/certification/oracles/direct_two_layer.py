@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace
-from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 
 __all__ = ["AbstractDirectOracle", "distinct_points"]
 
@@ -18,19 +16,9 @@ FloatArray = NDArray[np.float64]
 class AbstractDirectOracle(AbstractTwoLayerOracle):
     """Base of the closed-form oracles: ``maximise`` takes ``|w|`` of one output as it is, without splitting it by sign."""
 
-    def _reduced_bound(self, state: TwoLayerState, outputs: RowSpace, request: BoundRequest) -> SphereBound:
-        """Bound the problem in reduced coordinates, both signs in one go."""
-        rows, duals = state.row_space.rows, outputs.rows
-        if (reason := self.limits(state.row_space.rank, rows.shape[0], outputs.rank)) is not None:
-            empty = np.zeros((0, rows.shape[1]))
-            return SphereBound(upper=float("inf"), lower=0.0, points=empty, stats={"limited_by": reason})
-        slope = next(a.negative_slope for a in state.spec.activations if not a.is_identity)
-        problem = SphereProblem(rows=rows, duals=(1.0 - slope) * duals, linear=slope * (rows.T @ duals))
-        found = self.maximise(problem, request, np.zeros((0, rows.shape[1])))
-        # Rounding of the products that made the problem: (1 - a) Lam and a X'Lam.
-        size = float(np.linalg.norm(duals, axis=1) @ np.linalg.norm(rows, axis=1))
-        rounding = 4.0 * (rows.shape[0] + 8) * UNIT_ROUNDOFF * (1.0 + abs(slope)) * size if slope else 0.0
-        return SphereBound(upper=found.upper + rounding, lower=found.lower, points=found.points, stats=found.stats)
+    def needs_ascent(self, problem: SphereProblem) -> bool:
+        """Never."""
+        return False
 
 
 def distinct_points(points: FloatArray, values: FloatArray, number: int) -> FloatArray:  # (m, r), (m,)

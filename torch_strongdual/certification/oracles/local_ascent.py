@@ -46,7 +46,16 @@ def local_maxima(
     points = _distinct(problem, points, 2 * num_kept)
     for _ in range(4):
         points = _convex_concave_step(problem, points)
-    return _distinct(problem, points, num_kept)
+    points = _distinct(problem, points, num_kept)
+    # The best few decide how tight a bound looks: bring them to the top.
+    best, rest = points[:3], points[3:]
+    for _ in range(12):
+        climbed = _convex_concave_step(problem, best, num_iterations=400)
+        gained = problem.values(climbed) - problem.values(best)
+        best = climbed
+        if float(np.max(gained, initial=0.0)) <= 1e-9 * problem.magnitude():
+            break
+    return _distinct(problem, np.concatenate([best, rest]), num_kept)
 
 
 def _first_guesses(problem: SphereProblem, number: int, seed: int) -> FloatArray:

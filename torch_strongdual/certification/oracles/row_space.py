@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UNIT_ROUNDOFF", "RowSpace", "power_of_two_scale"]
+__all__ = ["UNIT_ROUNDOFF", "RowSpace", "in_units", "power_of_two_scale"]
 
 FloatArray = NDArray[np.float64]
 
@@ -26,6 +26,16 @@ def power_of_two_scale(matrix: FloatArray) -> float:
     if largest == 0.0:
         return 1.0
     return math.ldexp(1.0, math.frexp(largest)[1] - 1)
+
+
+def in_units(value: float, *units: float, round_up: bool = False) -> float:
+    """``value`` times powers of two, safe at both ends of the range: exact, or rounded up where it underflows if asked for."""
+    exponent = sum(math.frexp(unit)[1] - 1 for unit in units)
+    try:
+        result = math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
+    return math.nextafter(result, math.inf) if round_up and result < 1e-300 else result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.rank_one_branch import rank_one_branch
-from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, power_of_two_scale
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, in_units, power_of_two_scale
 from torch_strongdual.certification.oracles.spectral_norm import SpectralNorms
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
@@ -116,7 +116,7 @@ class AbstractSpectralOracle(AbstractDualNormOracle):
             stats["limited_by"] = limited_by
         witnesses = _witnesses(state, found, scale)
         stats["seconds"] = time.perf_counter() - begin
-        upper = _in_units(upper * (1.0 + 8 * UNIT_ROUNDOFF), state.scale, scale, round_up=True)
+        upper = in_units(upper * (1.0 + 8 * UNIT_ROUNDOFF), state.scale, scale, round_up=True)
         return DualNormBound(upper=upper, lower=witnesses[0].value if witnesses else 0.0, witnesses=witnesses, stats=stats)
 
 
@@ -152,7 +152,7 @@ def _limit(request: BoundRequest, found: list[_Candidate], *units: float) -> str
     """Why to stop before all gates are done, or nothing."""
     if request.deadline.expired:
         return "time: some gates were bounded by norms only"
-    lower = _in_units(found[0].value, *units) if found else 0.0
+    lower = in_units(found[0].value, *units) if found else 0.0
     return "a counterexample was found before all gates were done" if request.is_met(math.inf, lower) else ""
 
 
@@ -160,7 +160,7 @@ def _witnesses(state: SpectralState, found: list[_Candidate], scale: float) -> t
     """Explicit branches for singular pairs close to the best."""
     witnesses = []
     for candidate in found:
-        value = _in_units(candidate.value, state.scale, scale)
+        value = in_units(candidate.value, state.scale, scale)
         if candidate.value < _CLOSE * found[0].value or not 0.0 < value < math.inf:
             continue
         weights = rank_one_branch(
@@ -170,13 +170,3 @@ def _witnesses(state: SpectralState, found: list[_Candidate], scale: float) -> t
         )
         witnesses.append(Witness(weights=weights, value=value, gate_index=candidate.gate_index))
     return tuple(witnesses)
-
-
-def _in_units(value: float, *units: float, round_up: bool = False) -> float:
-    """``value`` times powers of two, safe at both ends of the range: exact, or rounded up where it underflows if asked for."""
-    exponent = sum(math.frexp(unit)[1] - 1 for unit in units)
-    try:
-        result = math.ldexp(value, exponent)
-    except OverflowError:
-        return math.inf
-    return math.nextafter(result, math.inf) if round_up and result < 1e-300 else result

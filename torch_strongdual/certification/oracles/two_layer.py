@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
-from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace, power_of_two_scale
+from torch_strongdual.certification.oracles.rank_one_branch import rank_one_branch
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace, in_units, power_of_two_scale
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
@@ -55,13 +55,18 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
 
     @abstractmethod
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """Bound the maximum of ``problem``, which is one-sided if it has one output.
+        """Bound the maximum of ``problem``.
 
         Args:
-            problem: In reduced coordinates, entries of moderate size.
+            problem: In reduced coordinates, entries of moderate size; one-sided if it has one output, unless
+                :meth:`needs_ascent` declines that.
             request: When to stop, in the units of ``problem``.
             starts: Local maxima found beforehand, unit vectors, best first, shape (m, r).
         """
+
+    def needs_ascent(self, problem: SphereProblem) -> bool:
+        """Whether local maxima are to be found first, and one output split into two one-sided problems."""
+        return True
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """Return ``None`` if problems of this size can be bounded, else a sentence why not."""
@@ -99,8 +104,7 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
             return DualNormBound(upper=0.0, stats={"oracle": type(self).__name__})
         dual_scale = power_of_two_scale(duals)
         outputs = RowSpace.of(duals / dual_scale)
-        unit = state.scale * dual_scale
-        inner = self._reduced_bound(state, outputs, _rescaled(request, unit))
+        inner = self._reduced_bound(state, outputs, _rescaled(request, state.scale, dual_scale))
         slope = next(a.negative_slope for a in state.spec.activations if not a.is_identity)
         steepness = max(1.0, abs(slope))
         # ||Lam' s(X u)|| <= ||V|| ||(Lam V)' s(B V'u)|| + what the two reductions lose.
@@ -113,7 +117,10 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         stats = {"oracle": type(self).__name__, "rank": float(state.row_space.rank), **inner.stats}
         stats["seconds"] = time.perf_counter() - begin
         return DualNormBound(
-            upper=upper * unit, lower=witnesses[0].value if witnesses else 0.0, witnesses=witnesses, stats=stats
+            upper=in_units(upper, state.scale, dual_scale, round_up=True),
+            lower=witnesses[0].value if witnesses else 0.0,
+            witnesses=witnesses,
+            stats=stats,
         )
 
     def _reduced_bound(self, state: TwoLayerState, outputs: RowSpace, request: BoundRequest) -> SphereBound:
@@ -126,7 +133,8 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         starts = state.starts if state.starts.shape[1] == rows.shape[1] else np.zeros((0, rows.shape[1]))
         found = two_sided_bound(self, problem, request, starts)
         # Rounding of the products that made the problem: (1 - a) Lam and a X'Lam.
-        rounding = 2.0 * (rows.shape[0] + 8) * UNIT_ROUNDOFF * problem.magnitude() if slope else 0.0
+        size = float(np.linalg.norm(duals, axis=1) @ np.linalg.norm(rows, axis=1))
+        rounding = 4.0 * (rows.shape[0] + 8) * UNIT_ROUNDOFF * (1.0 + abs(slope)) * size if slope else 0.0
         return SphereBound(upper=found.upper + rounding, lower=found.lower, points=found.points, stats=found.stats)
 
     def _witnesses(self, state: TwoLayerState, duals: FloatArray, points: FloatArray, slope: float) -> tuple[Witness, ...]:
@@ -139,7 +147,7 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         values = np.linalg.norm(images, axis=1)
         order = [int(j) for j in np.argsort(-values, kind="stable") if values[j] > 0 and math.isfinite(values[j])]
         return tuple(
-            Witness(weights=_branch_weights(state.spec, first[j], images[j] / values[j]), value=float(values[j])) for j in order
+            Witness(weights=rank_one_branch(state.spec, first[j], images[j] / values[j]), value=float(values[j])) for j in order
         )
 
 
@@ -150,6 +158,8 @@ def two_sided_bound(
 
     Local ascent on both sides comes first: neither side then has to prove more than the larger one needs.
     """
+    if not oracle.needs_ascent(problem):
+        return oracle.maximise(problem, request, starts)
     if problem.one_sided or problem.num_outputs > 1:
         return oracle.maximise(problem, request, local_maxima(problem, starts))
     halves = [problem.half(sign) for sign in (1.0, -1.0)]
@@ -183,22 +193,15 @@ def _summed(bounds: list[SphereBound]) -> Mapping[str, float | str]:
     return total
 
 
-def _rescaled(request: BoundRequest, unit: float) -> BoundRequest:
-    """The same request in units of ``unit``."""
-    target = None if request.target is None else request.target / unit
-    return BoundRequest(rtol=request.rtol, floor=request.floor / unit, target=target, deadline=request.deadline)
+def _rescaled(request: BoundRequest, *units: float) -> BoundRequest:
+    """The same request in these units, a hair stricter: reductions and rounding are added to the answer afterwards."""
 
+    def divided(value: float) -> float:
+        return in_units(value, *(1.0 / unit for unit in units)) * (1.0 - 1e-9)
 
-def _branch_weights(spec: BranchSpec, first: FloatArray, last: FloatArray) -> tuple[Tensor, ...]:
-    """A branch of the full widths that uses one unit a layer; every layer has norm one."""
-    weights = [
-        torch.zeros(fan_out, fan_in, dtype=torch.float64)
-        for fan_in, fan_out in zip(
-            (spec.in_features, *spec.hidden_widths), (*spec.hidden_widths, spec.out_features), strict=True
-        )
-    ]
-    weights[0][0] = torch.from_numpy(first)
-    for middle in weights[1:-1]:
-        middle[0, 0] = 1.0
-    weights[-1][:, 0] = torch.from_numpy(last)
-    return tuple(weights)
+    return BoundRequest(
+        rtol=request.rtol * (1.0 - 1e-6),
+        floor=divided(request.floor),
+        target=None if request.target is None else divided(request.target),
+        deadline=request.deadline,
+    )
