@@ -96,7 +96,8 @@ class BoundKeeper:
             solver = self.prepare(net, penalty)
             weights = ParallelWeights.from_module(net)
             primal_value = solver.problem.primal(weights).value
-            if self._refuted is None:
+            error = self._refuted
+            if error is None:
                 certificate = solver.step(weights, rtol=self._rtol, deadline=deadline)
         except SoundnessError as refutation:
             self._refuted = error = refutation

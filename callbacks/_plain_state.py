@@ -27,6 +27,7 @@ def plain_state(value: Any) -> Any:
 
 
 def _plain_scalar(value: Any) -> bool | int | float | str | None:
+    value = value.item() if hasattr(value, "item") else value  # NumPy's
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):

@@ -263,8 +263,9 @@ class CertifyOptimality(Callback):
         if trainer.is_global_zero:
             with isolate_rng():
                 attempt = self._attempt(trainer, pl_module, epoch)
+            if attempt.error is None or attempt.error is not self.last_error:
+                warn_of_failure(attempt)
             self.last_certificate, self.last_error = attempt.certificate, attempt.error
-            warn_of_failure(attempt)
             outcome = attempt.record, attempt.certificate is not None and attempt.certificate.is_certified
         record, is_certified = trainer.strategy.broadcast(outcome)
         self.history.append(record)

@@ -32,15 +32,15 @@ class _Wrapped(AbstractDualNormOracle):
 
 
 class RaisingOracle(_Wrapped):
-    """Raises ``error`` from its call number ``first`` on, counted from 1."""
+    """Raises ``error`` while it is broken."""
 
-    def __init__(self, error: BaseException, *, first: int = 1) -> None:
+    def __init__(self, error: BaseException, *, is_broken: bool = True) -> None:
         super().__init__()
-        self.error, self.first = error, first
+        self.error, self.is_broken = error, is_broken
 
     def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         found = super().bound(state, dual_point, request)
-        if self.calls >= self.first:
+        if self.is_broken:
             raise self.error
         return found
 
