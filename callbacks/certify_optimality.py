@@ -51,7 +51,7 @@ class CertifyOptimality(Callback):
 
     - ``training_step`` has to return ``loss(net(inputs), targets)`` for batches ``(inputs, targets)`` as the loader yields
       them. This cannot be checked.
-    - The data set is read once, when training starts. It has to give the same numbers each time.
+    - The data set is read once, when training starts, and kept in memory. It has to give the same numbers each time.
     - The objective is that on all data. Mini-batches of a loss that is a mean minimise it up to noise; of a loss that is a sum
       they do not, since ``path_decay`` counts once a batch, so that ``path_decay`` must be passed here.
 
@@ -194,7 +194,8 @@ class CertifyOptimality(Callback):
             return
         if self.is_due(trainer.current_epoch, trainer.max_epochs):
             self._certify(trainer, pl_module, trainer.current_epoch)
-        self._log(pl_module)
+        if not trainer.barebones:  # where nothing may be logged
+            self._log(pl_module)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
