@@ -318,7 +318,7 @@ def call(**changes: object) -> Certificate:
     return certify(**(arguments | changes))  # type: ignore[arg-type]
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "empty": ({"inputs": torch.zeros(0, 2), "targets": torch.zeros(0, 1)}, InvalidInputError, "at least one sample"),
     "width": ({"inputs": torch.zeros(12, 3)}, ShapeError, "3 features"),
     "three dimensions": ({"inputs": torch.zeros(12, 1, 2)}, ShapeError, "3 dimensions"),

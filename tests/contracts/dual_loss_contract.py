@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from tests.references.conjugates import LossReference, are_zero_sums, is_within
 from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.losses import AbstractDualLoss, conjugate_loss
+
+from .._typed_torch import backward
 
 UNIT = 2.0**-53
 
@@ -81,7 +84,7 @@ class DualLossContract(ABC):
             case 1:
                 return loss.residual(self.outputs(rng, case)) * float(rng.uniform())
             case 2:
-                return loss.residual(self.outputs(rng, case)) * 10.0 ** -float(rng.uniform(0, 12))
+                return loss.residual(self.outputs(rng, case)) * math.pow(10.0, -float(rng.uniform(0, 12)))
             case _:
                 return loss.residual(self.outputs(rng, case))
 
@@ -112,7 +115,7 @@ class DualLossContract(ABC):
         rng = np.random.default_rng(seed)
         case = self.make_case(rng, samples, outputs)
         at = self.outputs(rng, case).requires_grad_()
-        case.loss.value(at).backward()
+        backward(case.loss.value(at))
         assert at.grad is not None
         residual = case.loss.residual(at)
         assert not residual.requires_grad
@@ -135,7 +138,7 @@ class DualLossContract(ABC):
         case = self.make_case(rng, 9, 3)
         at = (torch.tensor(rng.standard_normal((9, case.num_outputs))).sign() * size).requires_grad_()
         value = case.loss.value(at)
-        value.backward()
+        backward(value)
         assert at.grad is not None
         assert bool(torch.isfinite(value))
         assert bool(torch.isfinite(at.grad).all())
@@ -384,7 +387,7 @@ class DualLossContract(ABC):
         loss = case.loss
         wrong = torch.zeros(5, case.num_outputs + 1)
         right = torch.zeros_like(loss.targets)
-        calls = [
+        calls: list[Callable[[], object]] = [
             lambda: loss.value(wrong),
             lambda: loss.value_upper(wrong, right),
             lambda: loss.value_upper(right, wrong),

@@ -21,7 +21,7 @@ class _OwnMSELoss(nn.MSELoss):
 
 def _patched_loss() -> nn.Module:
     loss = nn.MSELoss()
-    loss.forward = lambda outputs, targets: outputs.sum()  # type: ignore[method-assign]
+    loss.forward = lambda *tensors: tensors[0].sum()  # type: ignore[method-assign]
     return loss
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
+from .._typed_torch import backward
 from ._networks import BRANCHES, HOMOGENEOUS, looped_outputs, make_net
 
 
@@ -260,7 +261,7 @@ class TestPathPenalty:
             return result
 
         assert torch.autograd.gradcheck(function, values)
-        net.path_penalty(kind).backward()
+        backward(net.path_penalty(kind))
         assert net.get_parameter("0.bias").grad is not None  # part of the first weight
         assert net.get_parameter("2.bias").grad is None  # not penalised
 

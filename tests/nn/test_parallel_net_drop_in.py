@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torch_strongdual.nn import GatedReLU, ParallelNet
 
+from .._typed_torch import jacobian
 from ._networks import BRANCHES, make_net
 
 KINDS = ["two_layers", "three_layers_biases", "gated_deep"]
@@ -194,7 +195,7 @@ class TestTransforms:
     def test_vmap_over_an_ensemble(self, net: ParallelNet, inputs: Tensor) -> None:
         other = copy.deepcopy(net)
         other.reset_parameters()
-        parameters, buffers = torch.func.stack_module_state([net, other])  # type: ignore[arg-type]
+        parameters, buffers = torch.func.stack_module_state([net, other])
 
         def call(params: dict[str, Tensor], bufs: dict[str, Tensor]) -> Tensor:
             result: Tensor = torch.func.functional_call(net, (params, bufs), (inputs,))
@@ -206,7 +207,7 @@ class TestTransforms:
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # jacfwd itself loads scripted decompositions
     def test_jacrev_and_jacfwd(self, net: ParallelNet) -> None:
         point = torch.randn(3, dtype=torch.float64)
-        expected = torch.autograd.functional.jacobian(net, point)
+        expected = jacobian(net, point)
         torch.testing.assert_close(torch.func.jacrev(net)(point), expected)
         torch.testing.assert_close(torch.func.jacfwd(net)(point), expected)
 

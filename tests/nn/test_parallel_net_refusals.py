@@ -109,7 +109,7 @@ class TestRefusals:
     def test_from_sequential_of_something_else(self) -> None:
         class Twice(nn.Sequential):
             def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-                return 2 * super().forward(input)
+                return 2 * input
 
         with pytest.raises(UnsupportedModelError, match="Twice has a forward of its own"):
             ParallelNet.from_sequential(Twice(*BRANCHES["linear"]()), num_branches=2)

@@ -166,6 +166,7 @@ def test_product_norms() -> None:
     norms = ParallelWeights.from_module(net).product_norms()
     for k in range(3):
         branch = net.branch(k)
-        first = math.sqrt(branch[0].weight.square().sum().item() + branch[0].bias.square().sum().item())
-        expected = first * branch[2].weight.norm().item() * branch[4].weight.norm().item()
+        weight_norms = [torch.linalg.norm(branch.get_parameter(f"{layer}.weight")).item() for layer in (0, 2, 4)]
+        first = math.hypot(weight_norms[0], torch.linalg.norm(branch.get_parameter("0.bias")).item())
+        expected = first * weight_norms[1] * weight_norms[2]
         assert norms[k].item() == pytest.approx(expected, rel=1e-12)

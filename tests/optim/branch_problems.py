@@ -11,6 +11,8 @@ from torch import Tensor
 
 from torch_strongdual.optim import PathAdamW, PathSGD
 
+from .._typed_torch import backward
+
 MakeOptimizer = Callable[..., PathSGD | PathAdamW]
 
 MAKERS: list[MakeOptimizer] = [PathSGD, PathAdamW]
@@ -58,5 +60,5 @@ def relu_loss(layers: list[Tensor], bias: Tensor | None = None) -> Tensor:
 def train(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], num_steps: int) -> None:
     for _ in range(num_steps):
         optimizer.zero_grad()
-        loss().backward()
+        backward(loss())
         optimizer.step()

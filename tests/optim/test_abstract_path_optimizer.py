@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.functional import PATH_PENALTIES
 from torch_strongdual.optim import PathSGD
 
+from .._typed_torch import backward
 from .branch_problems import MAKERS, MakeOptimizer, branch_group, random_bias, random_layers, relu_loss, train
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -39,7 +41,7 @@ def test_foreach_equals_single(make: MakeOptimizer, penalty: str) -> None:
         group = {"params": [layers[0], bias, *layers[1:]], "layer_index": (0, 0, 1, 2)}
         options = {"nesterov": True} if make is PathSGD else {}
         optimizer = make([group], lr=0.02, path_decay=0.1, penalty=penalty, foreach=foreach, **momentum(make), **options)
-        train(optimizer, lambda layers=layers, bias=bias: relu_loss(layers, bias), 50)
+        train(optimizer, partial(relu_loss, layers, bias), 50)
         results.append([*layers, bias])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -50,7 +52,7 @@ def test_gradients_are_not_changed(make: MakeOptimizer) -> None:
     optimizer = make([branch_group(layers)], lr=0.02, path_decay=0.1, maximize=True, **momentum(make))
     for _ in range(3):
         optimizer.zero_grad()
-        relu_loss(layers).backward()
+        backward(relu_loss(layers))
         before = [(layer.grad, layer.grad.clone()) for layer in layers if layer.grad is not None]
         optimizer.step()
         assert all(layer.grad is grad for layer, (grad, _) in zip(layers, before, strict=True))
@@ -80,12 +82,13 @@ def test_closure_runs_with_gradients_and_gives_the_loss(make: MakeOptimizer) -> 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = relu_loss(ours)
-        loss.backward()
+        backward(loss)
         return loss
 
     with torch.no_grad():
         expected = relu_loss(other)
-        assert torch.equal(optimizer.step(closure), expected)
+        returned = optimizer.step(closure)  # type: ignore[arg-type]  # torch types closures as giving floats
+        assert torch.equal(torch.as_tensor(returned), expected)
     train(make([branch_group(other)], lr=0.01, path_decay=0.1), lambda: relu_loss(other), 1)
     assert all(torch.equal(a, b) for a, b in zip(ours, other, strict=True))
     assert optimizer.step() is None
@@ -131,7 +134,7 @@ class TestDeadBranches:
 
     def test_stays_exactly_dead_within_the_constraint(self, make: MakeOptimizer) -> None:
         layers = self.layers()
-        relu_loss(layers).backward()
+        backward(relu_loss(layers))
         assert layers[1].grad is not None
         violation = (layers[1].grad[1].norm() / layers[0][1].norm()).item()
         hidden = layers[0][1].detach().clone()
@@ -183,7 +186,7 @@ class TestCheckpoints:
         for clone in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
             group = clone.param_groups[0]
             assert group["layer_index"] == (0, 1, 2)
-            train(clone, lambda group=group: relu_loss(group["params"]), 3)
+            train(clone, partial(relu_loss, group["params"]), 3)
 
     def test_stock_checkpoint_does_not_switch_the_penalty_off(self, make: MakeOptimizer) -> None:
         layers = random_layers()
@@ -230,7 +233,7 @@ class TestGuests:
         for factor in (1.0, math.inf, 1.0):
             before = [layer.detach().clone() for layer in layers]
             optimizer.zero_grad()
-            scaler.scale(relu_loss(layers) * factor).backward()
+            backward(scaler.scale(relu_loss(layers) * factor))
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(layers, 1.0)
             scaler.step(optimizer)

@@ -119,7 +119,7 @@ OPTIONS_AT_REST: dict[str, list[dict[str, Any]]] = {
     ],
     "PathAdamW": [{"lr": 0.01}, {"lr": 0.01, "betas": (0.0, 0.9)}],
 }
-AT_REST = [(maker, options) for maker in MAKERS for options in OPTIONS_AT_REST[maker.__name__]]  # type: ignore[attr-defined]
+AT_REST = [(maker, options) for maker in MAKERS for options in OPTIONS_AT_REST[maker.__name__]]
 
 
 class TestExactSolutionOfOneSample:

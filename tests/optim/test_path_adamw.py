@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_strongdual.functional import PATH_PENALTIES
 from torch_strongdual.optim import PathAdamW, path_adamw
 
+from .._typed_torch import backward
 from ..references.path_optimizers import SlowPathAdamW
 from .branch_problems import branch_group, random_bias, random_layers, relu_loss, train
 
@@ -37,7 +38,7 @@ def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> Non
     zeros_seen = 0
     for _ in range(100):
         optimizer.zero_grad()
-        relu_loss(layers, bias).backward()
+        backward(relu_loss(layers, bias))
         grads = [torch.cat([_grad(layers[0]), _grad(bias)[:, :, None]], dim=2), *map(_grad, layers[1:])]
         optimizer.step()
         for k, reference in enumerate(references):
@@ -81,7 +82,7 @@ def test_functional_form_equals_the_class() -> None:
     squares, steps = [torch.zeros(4, dtype=torch.float64) for _ in raw], [torch.zeros(4) for _ in raw]
     for _ in range(5):
         train(optimizer, lambda: relu_loss(ours), 1)
-        grads = list(torch.autograd.grad(relu_loss(raw), raw))
+        grads: list[Tensor | None] = [*torch.autograd.grad(relu_loss(raw), raw)]
         path_adamw(
             raw,
             grads,

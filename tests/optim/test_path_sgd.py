@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_strongdual.functional import PATH_PENALTIES, path_penalty
 from torch_strongdual.optim import PathSGD, path_sgd
 
+from .._typed_torch import backward
 from ..references.path_optimizers import SlowPathSGD
 from .branch_problems import branch_group, random_bias, random_layers, relu_loss, train
 
@@ -44,7 +45,7 @@ def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> Non
     zeros_seen = 0
     for _ in range(100):
         optimizer.zero_grad()
-        relu_loss(layers, bias).backward()
+        backward(relu_loss(layers, bias))
         grads = [torch.cat([_grad(layers[0]), _grad(bias)[:, :, None]], dim=2), *map(_grad, layers[1:])]
         optimizer.step()
         for k, reference in enumerate(references):
@@ -83,7 +84,7 @@ def test_functional_form_equals_the_class() -> None:
     buffers: list[Tensor | None] = [None] * 3
     for _ in range(5):
         train(optimizer, lambda: relu_loss(ours), 1)
-        grads = list(torch.autograd.grad(relu_loss(raw), raw))
+        grads: list[Tensor | None] = [*torch.autograd.grad(relu_loss(raw), raw)]
         path_sgd(
             raw,
             grads,

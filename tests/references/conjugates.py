@@ -14,7 +14,7 @@ from typing import Protocol
 
 import cvxpy as cp
 import numpy as np
-from mpmath import mp, mpf
+from mpmath import mp, mpf  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
