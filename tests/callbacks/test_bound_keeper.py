@@ -13,7 +13,7 @@ from torch_strongdual.callbacks._trained_objective import PathPenalty
 from torch_strongdual.certification import certify
 from torch_strongdual.errors import InvalidInputError, ShapeError, SoundnessError
 
-from ._lightning import PATH_DECAY, Regression, make_data
+from ..contracts.lightning_regression import PATH_DECAY, Regression, make_data
 
 PENALTY = PathPenalty(PATH_DECAY, "product")
 

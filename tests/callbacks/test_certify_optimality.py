@@ -14,8 +14,16 @@ from lightning.pytorch.loggers import CSVLogger
 from torch_strongdual.callbacks import CertifyOptimality
 from torch_strongdual.certification import CertificateStatus, certify
 
+from ..contracts.lightning_regression import (
+    IGNORE_ADVICE,
+    NUM_SAMPLES,
+    PATH_DECAY,
+    Regression,
+    make_data,
+    make_loader,
+    make_trainer,
+)
 from ..references.convex_program import convex_program_optimum
-from ._lightning import IGNORE_ADVICE, NUM_SAMPLES, PATH_DECAY, Regression, make_data, make_loader, make_trainer
 
 METRICS = {f"certificate/{name}" for name in ("primal_value", "dual_bound", "duality_gap", "relative_gap", "seconds")}
 SHORT = 0.05
@@ -249,3 +257,12 @@ def test_two_callbacks_need_different_names(tmp_path: Path) -> None:
     }
     with pytest.raises(RuntimeError, match="more than one stateful callback"):
         make_trainer(tmp_path, CertifyOptimality(), CertifyOptimality(net="net"))
+
+
+@IGNORE_ADVICE
+def test_a_bare_trainer_certifies_without_logging(tmp_path: Path) -> None:
+    callback = CertifyOptimality(time_budget=SHORT)
+    trainer = pl.Trainer(barebones=True, max_epochs=2, callbacks=[callback], accelerator="cpu", devices=1)
+    trainer.fit(Regression(), make_loader())
+    assert [record.epoch for record in callback.history] == [0, 1]
+    assert trainer.callback_metrics == {}

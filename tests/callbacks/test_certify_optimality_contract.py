@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torch_strongdual.callbacks import CertifyOptimality
 
 from ..contracts.callback_contract import CallbackContract
-from ._lightning import IGNORE_ADVICE, Regression, make_loader, make_trainer
+from ..contracts.lightning_regression import IGNORE_ADVICE, Regression, make_loader, make_trainer
 
 
 @IGNORE_ADVICE

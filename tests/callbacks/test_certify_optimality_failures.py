@@ -18,8 +18,8 @@ from torch_strongdual.certification.oracles import AbstractDualNormOracle, Angul
 from torch_strongdual.errors import NumericalWarning, SoundnessError, StrongDualWarning
 from torch_strongdual.optim import PathAdamW
 
-from ._lightning import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
-from ._oracles import LyingOracle, RaisingOracle, VacuousOracle
+from ..contracts.failing_oracles import LyingOracle, RaisingOracle, VacuousOracle
+from ..contracts.lightning_regression import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
 
 
 class Poison(pl.Callback):

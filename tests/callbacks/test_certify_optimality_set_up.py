@@ -19,7 +19,7 @@ from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import GatedReLU, ParallelNet
 from torch_strongdual.optim import PathAdamW, PathSGD
 
-from ._lightning import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
+from ..contracts.lightning_regression import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
 
 
 class Steps(pl.Callback):

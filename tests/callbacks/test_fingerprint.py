@@ -11,7 +11,7 @@ from torch_strongdual.certification import TrainingProblem
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import GatedReLU, ParallelNet
 
-from ._lightning import make_data
+from ..contracts.lightning_regression import make_data
 
 
 def layers(width: int = 2, *, bias: bool = False, activation: nn.Module | None = None) -> list[nn.Module]:

@@ -16,7 +16,7 @@ from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet
 from torch_strongdual.optim import PathSGD
 
-from ._lightning import Regression
+from ..contracts.lightning_regression import Regression
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,15 @@ from torch_strongdual.callbacks._training_data import read_training_data
 from torch_strongdual.certification import certify
 from torch_strongdual.errors import InvalidInputError
 
-from ._lightning import IGNORE_ADVICE, NUM_SAMPLES, PATH_DECAY, Regression, make_data, make_loader, make_trainer
+from ..contracts.lightning_regression import (
+    IGNORE_ADVICE,
+    NUM_SAMPLES,
+    PATH_DECAY,
+    Regression,
+    make_data,
+    make_loader,
+    make_trainer,
+)
 
 DATA = TensorDataset(*make_data())
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch_strongdual.callbacks import CertifyOptimality
 from torch_strongdual.certification import certify
 
-from ..callbacks._lightning import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
+from ..contracts.lightning_regression import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed"),

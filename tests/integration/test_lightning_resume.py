@@ -13,8 +13,8 @@ from torch import nn
 from torch_strongdual.callbacks import CertificationRecord, CertifyOptimality
 from torch_strongdual.errors import StrongDualWarning
 
-from ..callbacks._lightning import IGNORE_ADVICE, Regression, make_data, make_loader, make_trainer
-from ..callbacks._oracles import VacuousOracle
+from ..contracts.failing_oracles import VacuousOracle
+from ..contracts.lightning_regression import IGNORE_ADVICE, Regression, make_data, make_loader, make_trainer
 
 CHECKPOINT = "first.ckpt"
 
