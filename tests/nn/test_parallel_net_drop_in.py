@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torch_strongdual.nn import GatedReLU, ParallelNet
 
-from .._typed_torch import jacobian
+from .._typed_torch import backward, jacobian
 from ._networks import BRANCHES, make_net
 
 KINDS = ["two_layers", "three_layers_biases", "gated_deep"]
@@ -29,6 +29,24 @@ def net(request: pytest.FixtureRequest) -> ParallelNet:
 @pytest.fixture
 def inputs() -> Tensor:
     return torch.randn(4, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("num_branches", [1, 5])
+@pytest.mark.parametrize("num_outputs", [1, 2])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+def test_gradients_have_the_strides_of_their_parameters(
+    num_branches: int, num_outputs: int, width: int, chunk_size: int | None
+) -> None:
+    """DistributedDataParallel warns if they differ, even along axes of length one."""
+    layers = [nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), GatedReLU(2), nn.Linear(width, num_outputs)]
+    net = ParallelNet(*layers, num_branches=num_branches, chunk_size=chunk_size)
+    for num_samples in (1, 7):
+        net.zero_grad()
+        backward(net(torch.randn(num_samples, 2)).square().sum())
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.stride() == parameter.stride(), name
 
 
 class TestStateDict:

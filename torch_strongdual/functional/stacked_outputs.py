@@ -42,7 +42,21 @@ def stacked_outputs(
     for weight, bias, activation in zip(weights[1:-1], biases[1:-1], activations[:-1], strict=True):
         hidden = _hidden_layer(activation(hidden), weight, bias)
     features = activations[-1](hidden).flatten(0, 1).T
-    return functional.linear(features, weights[-1].transpose(0, 1).flatten(1), biases[-1])
+    return functional.linear(features, _side_by_side(weights[-1]), biases[-1])
+
+
+def _side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, num_branches * in)
+    """Put the branches' matrices next to each other.
+
+    An axis of length one is dropped and not transposed: its gradient would get back that axis with another stride than the
+    weight has, of which DistributedDataParallel warns.
+    """
+    num_branches, fan_out, fan_in = weight.shape
+    if num_branches == 1:
+        return weight.flatten(0, 1)
+    if fan_out == 1:
+        return weight.flatten().unsqueeze(0)
+    return weight.squeeze(2).T if fan_in == 1 else weight.transpose(0, 1).flatten(1)
 
 
 def _first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
