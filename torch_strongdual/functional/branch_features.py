@@ -32,8 +32,8 @@ def branch_features(
 
     Example:
         >>> x = torch.tensor([[1.0, -2.0]])
-        >>> branch_features(x, [torch.eye(2)[None]], [0.0])
-        tensor([[[1., 0.]]])
+        >>> branch_features(x, [torch.eye(2)[None]], [0.5])  # one branch, leaky ReLU
+        tensor([[[ 1., -1.]]])
     """
     hidden = torch.einsum("ni,koi->kno", inputs, weights[0])
     for index, slope in enumerate(negative_slopes):

@@ -235,6 +235,15 @@ def path_adamw(
     Raises:
         InvalidInputError: If ``layer_index`` does not number the layers of ``params``.
         ShapeError: If ``params`` do not fit together as layers of stacked branches.
+
+    Example:
+        >>> layers = [torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 2.0)]
+        >>> grads, averages = ([torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)] for _ in range(2))
+        >>> squares, steps = ([torch.zeros(1), torch.zeros(1)] for _ in range(2))
+        >>> options = {"beta1": 0.9, "beta2": 0.999, "eps": 0.0, "maximize": False, "penalty": "product"}
+        >>> path_adamw(layers, grads, averages, squares, steps, layer_index=(0, 1), path_decay=1.0, lr=0.25, **options)
+        >>> torch.cat(layers).flatten()  # without a gradient a first step shortens every layer by lr
+        tensor([1.7500, 1.7500])
     """
     structure = BranchStructure.of(params, layer_index)
     terms = PenaltyTerms.at(params, grads, structure, penalty=penalty, path_decay=path_decay)

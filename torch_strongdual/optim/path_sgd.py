@@ -215,6 +215,14 @@ def path_sgd(
     Raises:
         InvalidInputError: If ``layer_index`` does not number the layers of ``params``.
         ShapeError: If ``params`` do not fit together as layers of stacked branches.
+
+    Example:
+        >>> layers = [torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 2.0)]
+        >>> options = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
+        >>> grads, buffers = [torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)], [None, None]
+        >>> path_sgd(layers, grads, buffers, layer_index=(0, 1), path_decay=1.0, penalty="product", lr=0.25, **options)
+        >>> [layer.item() for layer in layers]  # each layer shortened by lr * path_decay * the other's norm
+        [1.5, 1.5]
     """
     structure = BranchStructure.of(params, layer_index)
     terms = PenaltyTerms.at(params, grads, structure, penalty=penalty, path_decay=path_decay)

@@ -14,4 +14,6 @@ from torch_strongdual.certification.oracles.linear_oracle import LinearOracle as
 from torch_strongdual.certification.oracles.local_search import LocalSearch as LocalSearch
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation as QuadraticRelaxation
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle as RankOneOracle
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound as SphereBound
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem as SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle as AbstractTwoLayerOracle
