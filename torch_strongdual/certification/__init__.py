@@ -11,4 +11,8 @@ from torch_strongdual.certification.deadline import Deadline as Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound as DualNormBound
 from torch_strongdual.certification.dual_norm_bound import Witness as Witness
 from torch_strongdual.certification.dual_solver import DualSolver as DualSolver
+from torch_strongdual.certification.training_problem import PrimalValue as PrimalValue
 from torch_strongdual.certification.training_problem import TrainingProblem as TrainingProblem
+from torch_strongdual.certification.verification import VerificationReport as VerificationReport
+from torch_strongdual.certification.verification import VerificationVerdict as VerificationVerdict
+from torch_strongdual.certification.verification import verify_certificate as verify_certificate
