@@ -20,7 +20,6 @@ from ..contracts.lightning_regression import IGNORE_ADVICE, PATH_DECAY, Regressi
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed"),
-    pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides.*"),  # costs time only
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded.*:DeprecationWarning"),  # forking, from Python 3.12 on
 ]
 
