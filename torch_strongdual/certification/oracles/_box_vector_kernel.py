@@ -25,6 +25,7 @@ from torch_strongdual.certification.oracles._box_cells_kernel import (
     place,
     settle,
 )
+from torch_strongdual.certification.oracles._box_quadratic_kernel import CURVED_RANK, may_pay, quadratic_excess
 
 __all__ = ["advance_vector"]
 
@@ -56,7 +57,7 @@ def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True, fastmath=FAST)
 def advance_vector(  # type: ignore[no-untyped-def]
     rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
-    centre, width, form, index, middle, reach, volume, witness,
+    centre, width, form, index, middle, reach, volume, witness, guess, tried, won,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
 
@@ -79,6 +80,19 @@ def advance_vector(  # type: ignore[no-untyped-def]
     parts = np.zeros(c)
     gram = np.zeros((c, c))
     side_dual = np.zeros(c)
+    plain = np.zeros(r)
+    law = np.zeros(r)
+    gradient = np.zeros(r)
+    hessian = np.zeros((r, r))
+    weights = np.zeros(r)
+    before = np.zeros(r)
+    factor = np.zeros((r, r))
+    point = np.zeros(r)
+    columns = np.zeros((r, n))
+    means = np.zeros(n)
+    variances = np.zeros(n)
+    products = np.zeros(n)
+    lams = np.zeros(n)
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -161,8 +175,10 @@ def advance_vector(  # type: ignore[no-untyped-def]
                 rest[m] += centre[new, k] * rest_slope[k, m]
             top[k] = along
             low[k] = along
+            plain[k] = along
             top_const += along * centre[new, k]
         low_const = top_const
+        plain_const = top_const
         weight = 0.0
         for j in range(kept):
             i = index[base + j]
@@ -171,6 +187,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
             along = 0.0
             for m in range(c):
                 along += duals[i, m] * ahead[m]
+            lams[j] = along
             chord = (t + rho) / (2.0 * rho)
             half_gap = (rho - t) * (rho + t) / (4.0 * rho)
             tangent = min(max(0.5 + t / (1.2 * rho), 0.0), 1.0)
@@ -211,7 +228,9 @@ def advance_vector(  # type: ignore[no-untyped-def]
             for k in range(r):
                 entry += abs(rest_slope[k, m]) * width[new, k]
             farthest += entry * entry
-        farthest = np.sqrt(farthest) + _rest_radius(parts, gram, weight, use_gram) + slack
+        radius = _rest_radius(parts, gram, weight, use_gram) + slack
+        straight = np.sqrt(farthest)
+        farthest = straight + radius
         nearest = 0.0
         least = low_const
         floor = low_const + bound * norm
@@ -233,6 +252,31 @@ def advance_vector(  # type: ignore[no-untyped-def]
         if floor > 0.02 * bound:
             const = top_const + farthest * farthest / floor * (1.0 + 1e-15)
             proven = largest_over_box(const, top, centre[new], width[new], bound, -slack, work) <= -slack
+        curved = not proven and floor > 0.02 * bound and r >= CURVED_RANK and kept > 0 and may_pay(tried, won, new)
+        if curved:
+            # q^2 <= (1 + eta) |affine part|^2 + (1 + 1 / eta) radius^2, divided by the floor, joins the quadratic in p.
+            eta = radius / max(straight, 1e-3 * radius + 1e-300)
+            scale = (1.0 + eta) / floor * (1.0 + 1e-14)
+            const = plain_const + (1.0 + 1.0 / max(eta, 1e-300)) * radius * radius / floor * (1.0 + 1e-14)
+            for m in range(c):
+                const += scale * rest[m] * rest[m]
+            for k in range(r):
+                h = width[new, k]
+                aim = guess[level, k] if level >= 0 else 0.0
+                law[k] = min(max((aim - centre[new, k]) / h, -0.9), 0.9) if h > 0.0 else 0.0
+                gradient[k] = 0.0
+                for m in range(c):
+                    gradient[k] += 2.0 * scale * rest_slope[k, m] * rest[m] * h
+                for j in range(k + 1):
+                    hessian[k, j] = 0.0
+                    for m in range(c):
+                        hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
+            excess = quadratic_excess(
+                rows, lams, index, middle, reach, base, kept, const, plain, centre[new], width[new], bound, slack,
+                law, gradient, hessian, weights, before, factor, point, columns, means, variances, products,
+            )  # fmt: skip
+            proven = excess <= 0.0
+            won[new] += proven
         if proven:
             volume[0] += 0.5**new
             if level < 0:
@@ -242,6 +286,10 @@ def advance_vector(  # type: ignore[no-untyped-def]
             continue
         for k in range(r):
             spread[k] = 0.0
+            guess[new, k] = guess[level, k] if level >= 0 else 0.0
+            if curved:
+                work[k] = centre[new, k] + width[new, k] * point[k]
+                guess[new, k] = work[k]
         for j in range(kept):
             i = index[base + j]
             heavy = 0.0
