@@ -156,6 +156,5 @@ def test_dual_objectives_agree_with_the_reference_to_forty_digits(name: str) -> 
         found, expected = exact_dual(loss, torch.from_numpy(targets), factor * point), reference(factor * point)
         assert bool(found.flaw) == (expected is None)
         if expected is not None:
-            value = Decimal(found.lower.numerator) / Decimal(found.lower.denominator)
-            assert abs(value - Decimal(str(expected))) < Decimal("1e-40")
+            assert abs(found.lower - Fraction(Decimal(str(expected)))) < Fraction(1, 10**40)
             assert found.upper - found.lower < Fraction(1, 10**80)

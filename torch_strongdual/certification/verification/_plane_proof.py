@@ -59,9 +59,10 @@ def _largest(points: list[Vector], values: list[list[Decimal]], slope: Decimal) 
     if not used:
         return Decimal(0)
     # Turning counterclockwise, row x switches on at (x_2, -x_1) and off at (-x_2, x_1).
-    events: list[tuple[Vector, int, bool]] = [((p[1], -p[0]), index, True) for index, (p, _) in enumerate(used)]
+    events = [((p[1], -p[0]), index, True) for index, (p, _) in enumerate(used)]
     events += [((-p[1], p[0]), index, False) for index, (p, _) in enumerate(used)]
-    events.sort(key=functools.cmp_to_key(lambda first, second: _compare(first[0], second[0])))
+    angle = functools.cmp_to_key(_compare)
+    events.sort(key=lambda event: angle(event[0]))
     directions = [direction for direction, _, _ in events]
     widest, middle = _widest_arc(directions)
     events = events[widest:] + events[:widest]
