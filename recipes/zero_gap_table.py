@@ -65,7 +65,7 @@ class Config:
     """Options of the recipe."""
 
     seed: int = option(0, "seed of the first start; the others follow")
-    num_fits: int = option(4, "starts of each standard network that have to fit; the best of them counts")
+    num_fits: int = option(3, "starts of each standard network that have to fit; the best of them counts")
     max_starts: int = option(60, "starts of each standard network, at most")
     fit_tolerance: float = option(1e-7, "largest error at which a standard network counts as fitting the data")
     path_decay: float = option(0.25, "strength of the path penalty of the parallel networks, below all s_i")

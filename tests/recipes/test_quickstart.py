@@ -25,6 +25,7 @@ def _check_record(record: dict[str, Any], rtol: float) -> None:
 
 def _check_result(result: dict[str, Any], rtol: float) -> None:
     assert result["is_certified"] is True
+    assert result["status"] == "CERTIFIED"
     assert result["primal_value"] >= result["dual_bound"] > 0.0
     assert result["relative_gap"] == pytest.approx(1.0 - result["dual_bound"] / result["primal_value"], abs=1e-12)
     assert result["relative_gap"] <= rtol
@@ -77,6 +78,7 @@ def test_the_picture_has_four_panels_of_content(record: dict[str, Any], folder: 
 def test_a_network_that_is_not_trained_is_reported_as_open(tmp_path: Path) -> None:
     record = quickstart.main(["--num-epochs", "1", "--time-budget", "0.2", "--output", str(tmp_path)])
     assert record["is_certified"] is False
+    assert any(result["status"] != "CERTIFIED" for result in record["results"])
     assert all(math.isfinite(result["primal_value"]) for result in record["results"])
 
 
