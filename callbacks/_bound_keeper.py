@@ -126,6 +126,7 @@ class BoundKeeper:
 
     def _fresh(self, problem: TrainingProblem) -> DualSolver:
         solver = DualSolver(problem, self._oracle)
+        solver.prepare()
         solver.offer(problem.scaled_bound(torch.zeros_like(problem.loss.targets), 0.0), {"dual_point_from": "zero"})
         return solver
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torch_strongdual._checks import check_positive
+from torch_strongdual._checks import check_in, check_positive
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification.certificate import Certificate, CertificateScope, CertificateStatus
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
-from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
+from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["certify"]
@@ -51,7 +52,8 @@ def certify(
             safe bound for deeper ones.
         oracle: Bounds the dual norm; default :class:`~torch_strongdual.certification.oracles.AutoOracle`.
         rtol: Relative gap up to which the model is called optimal.
-        time_budget: Seconds; the best bound found until then is returned.
+        time_budget: Seconds, after the data are reduced (and code compiled, on first use); the best bound found until then
+            is returned.
 
     Returns:
         A :class:`Certificate`. Non-finite data, weights or outputs give the status ``NUMERICAL_FAILURE`` and a bound of
@@ -77,15 +79,20 @@ def certify(
         Wang, Ergen, Pilanci, "Parallel Deep Neural Networks Have Zero Duality Gap", ICLR 2023. https://arxiv.org/abs/2110.06482
     """
     check_positive("rtol", rtol)
+    if math.isinf(rtol):
+        raise InvalidInputError("`rtol` is inf; expected a finite number > 0: an infinite gap proves nothing.")
     check_positive("time_budget", time_budget)
-    deadline = Deadline(time_budget)
     inputs, targets = gathered(inputs, targets)
     weights = ParallelWeights.from_module(model)
     if not (_is_finite(inputs) and _is_finite(targets)):
         scope = CertificateScope.GATED if weights.spec.is_gated else CertificateScope.GLOBAL
+        check_positive("path_decay", path_decay)
+        check_in("penalty", penalty, CERTIFIED_PENALTIES)
         return _nothing_proven(path_decay, penalty, rtol, scope)
     problem = TrainingProblem.from_model(model, inputs, targets, loss=loss, path_decay=path_decay, penalty=penalty)
-    return DualSolver(problem, oracle).step(weights, rtol=rtol, deadline=deadline)
+    solver = DualSolver(problem, oracle)
+    solver.prepare()
+    return solver.step(weights, rtol=rtol, deadline=Deadline(time_budget))
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
+from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.nn import branch_spec_of
 
 __all__ = ["dual_norm_bound", "max_path_decay"]
@@ -54,15 +55,17 @@ def dual_norm_bound(
     """
     check_in("penalty", penalty, CERTIFIED_PENALTIES)
     check_positive("rtol", rtol)
+    check_positive("time_budget", time_budget)
+    for name, value in (("inputs", inputs), ("dual_point", dual_point)):
+        if not isinstance(value, Tensor):
+            raise InvalidInputError(f"`{name}` is {type(value).__name__}; expected a tensor.")
     check_floating("dual_point", dual_point)
     spec = branch_spec_of(branch)
     point = dual_point[:, None] if dual_point.ndim == 1 else dual_point
     check_shape("dual_point", point, (inputs.shape[0], spec.out_features), "one row a sample, one column an output")
     chosen = AutoOracle() if oracle is None else oracle
-    deadline = Deadline(time_budget)
-    found = chosen.bound(
-        chosen.init(spec, inputs), point.detach().to(torch.float64), BoundRequest(rtol=rtol, deadline=deadline)
-    )
+    state = chosen.init(spec, inputs)
+    found = chosen.bound(state, point.detach().to(torch.float64), BoundRequest(rtol=rtol, deadline=Deadline(time_budget)))
     if penalty != "l2_path":
         return found
     factor = spec.l2_path_factor * (1.0 + 2.0**-50)

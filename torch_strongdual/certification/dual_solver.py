@@ -31,7 +31,9 @@ class DualSolver:
     generation solves the dual: the restricted dual over the network's own branches and the witnesses found so far gives
     a point, an oracle bounds its dual norm and hands back the branches that violate it most, which join the set.
 
-    The bound belongs to the problem, not to the weights, so it never gets worse from step to step.
+    The bound belongs to the problem, not to the weights, so it never gets worse from step to step. So does
+    ``attainable``, the best objective of any network seen, be it trained or put together from the branches found: when the two
+    meet, the dual is solved, and what gap is left is the network's own.
 
     Args:
         problem: What is trained.
@@ -57,6 +59,7 @@ class DualSolver:
         if (reason := self.oracle.supports(problem.spec)) is not None:
             raise UnsupportedModelError(f"{type(self.oracle).__name__} cannot certify {problem.spec}: {reason}.")
         self.best = DualBound.vacuous()
+        self.attainable = math.inf
         self._oracle_state: Any = None
         self._witnesses: list[Witness] = []
         self._evidence: dict[str, float | str] = {}
@@ -65,6 +68,14 @@ class DualSolver:
     def witnesses(self) -> tuple[Witness, ...]:
         """Unit branches found so far, kept as atoms of the restricted dual."""
         return tuple(self._witnesses)
+
+    def prepare(self) -> None:
+        """Let the oracle reduce the data, and compile what it needs on first use; :meth:`step` does it otherwise.
+
+        Call it before a deadline starts: compilation happens once a machine and may take some seconds.
+        """
+        if self._oracle_state is None:
+            self._oracle_state = self.oracle.init(self.problem.spec, self.problem.inputs)
 
     def step(self, weights: ParallelWeights, *, rtol: float, deadline: Deadline) -> Certificate:
         """Certify ``weights`` as well as the time allows.
@@ -81,11 +92,10 @@ class DualSolver:
         data_are_finite = bool(torch.isfinite(self.problem.inputs).all())
         if not (math.isfinite(primal.value) and data_are_finite):
             return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
-        if self._oracle_state is None:
-            self._oracle_state = self.oracle.init(self.problem.spec, self.problem.inputs)
+        self.prepare()
         run = _Run(self, primal, rtol, deadline)
         run.try_candidate(self.problem.dual_candidate(primal.outputs), "residual")
-        if not run.is_done():
+        if not (run.is_done() or run.is_solved()):
             run.generate_columns(weights)
         status = CertificateStatus.CERTIFIED if run.is_certified() else run.open_status()
         return self._certificate(primal, rtol, status, run.stats, run.improving_branches())
@@ -110,6 +120,7 @@ class DualSolver:
     def state_dict(self) -> dict[str, Any]:
         """Best bound and witnesses, as tensors, numbers and strings only."""
         return {
+            "attainable": self.attainable,
             "dual_bound": self.best.value,
             "dual_norm_upper": self.best.dual_norm_upper,
             "dual_point": self.best.dual_point,
@@ -121,6 +132,7 @@ class DualSolver:
         """Restore what :meth:`state_dict` gave; the problem must be the same."""
         point = state["dual_point"]
         self.best = DualBound(value=state["dual_bound"], dual_point=point, dual_norm_upper=state["dual_norm_upper"])
+        self.attainable = float(state["attainable"])
         self._evidence = dict(state["evidence"])
         self._witnesses = [
             Witness(weights=tuple(weights), value=value, gate_index=None if gate < 0 else gate)
@@ -160,18 +172,18 @@ class _Run:
     def __init__(self, solver: DualSolver, primal: PrimalValue, rtol: float, deadline: Deadline) -> None:
         self.solver, self.problem = solver, solver.problem
         self.primal, self.rtol, self.deadline = primal, rtol, deadline
-        self.last = DualNormBound(upper=math.inf)
+        self.last = DualNormBound(upper=0.0)
         self.rounds = 0
         self.source = "earlier"
-        self.attainable = math.inf
+        self.residual_witnesses: tuple[Witness, ...] = ()
+        solver.attainable = min(solver.attainable, primal.value)
         self.failure = ""
 
     @property
     def stats(self) -> dict[str, float | str]:
         """What ran, for the certificate."""
         stats = {**self.last.stats, "dual_norm_upper": self.last.upper, "dual_norm_lower": self.last.lower}
-        if math.isfinite(self.attainable):
-            stats["attainable_objective"] = self.attainable
+        stats["attainable_objective"] = self.solver.attainable
         stats |= {"rounds": float(self.rounds), "bound_from": self.source, "seconds": self.deadline.elapsed}
         return stats | ({"solver_failure": self.failure} if self.failure else {})
 
@@ -190,10 +202,10 @@ class _Run:
         return self.is_certified() or self.deadline.expired
 
     def is_solved(self) -> bool:
-        """Whether column generation can add nothing: no oracle, or a better network is known that meets the bound."""
-        excess = self.attainable - self.solver.best.value
-        share = 0.2 * self.rtol * self.solver.scale(min(self.primal.value, self.attainable), self.solver.best.value)
-        return math.isinf(self.last.upper) or excess <= share
+        """Whether column generation can add nothing: no oracle, or a network is known that nearly meets the bound."""
+        attainable, bound = self.solver.attainable, self.solver.best.value
+        known = attainable - bound <= 0.2 * self.rtol * self.solver.scale(attainable, bound)
+        return math.isinf(self.last.upper) or known
 
     def open_status(self) -> CertificateStatus:
         """Why the gap is open."""
@@ -204,13 +216,12 @@ class _Run:
         limit = self.problem.dual_norm_limit * (1.0 + 1e-9)
         return tuple(w for w in self.residual_witnesses if w.value > limit)
 
-    residual_witnesses: tuple[Witness, ...] = ()
-
     def try_candidate(self, candidate: Tensor, source: str) -> float:
         """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves. Returns its value."""
         limit = self.problem.dual_norm_limit
         value = -math.inf
-        fine = min(0.25 * self.rtol, 1e-2)
+        # With the dual solved already only the branches that violate it are wanted.
+        fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
         for rtol in (max(fine, 2e-2), fine):
             request = BoundRequest(rtol=rtol, floor=limit, deadline=self.deadline)
             self.last = self.solver.bound_dual_norm(candidate, request)
@@ -260,7 +271,7 @@ class _Run:
             except SolverError as error:
                 self.failure = f"{error} ({error.solver}: {error.solver_status})"
                 return
-            self.attainable = min(self.attainable, solution.objective)
+            self.solver.attainable = min(self.solver.attainable, solution.objective)
             before = self.relative_gap(self.solver.best.value)
             self.try_candidate(solution.candidate, "restricted dual")
             stuck = stuck + 1 if self.relative_gap(self.solver.best.value) > 0.98 * before else 0

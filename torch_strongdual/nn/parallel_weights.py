@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ _UNDERFLOW = 2.0**-960  # times the rounding factor this exceeds what flushing a
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ParallelWeights:
-    """A network frozen in float64.
+    """A network frozen in float64, on the CPU whatever device it trains on.
 
     Weights of lower precision are converted without rounding, so this is exactly the network trained, evaluated more
     precisely. Non-finite weights are kept as they are: outputs are NaN then, not wrong.
@@ -57,7 +58,7 @@ class ParallelWeights:
             weights=tuple(_frozen(weight) for weight in net.branch_weights()),
             hidden_biases=tuple(None if bias is None else _frozen(bias) for bias in net.hidden_biases()),
             output_bias=None if net.output_bias is None else _frozen(net.output_bias),
-            spec=net.branch_spec,
+            spec=_on_cpu(net.branch_spec),
         )
 
     @property
@@ -119,7 +120,16 @@ class ParallelWeights:
 
 
 def _frozen(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float64, copy=True)
+    return tensor.detach().to("cpu", torch.float64, copy=True)
+
+
+def _on_cpu(spec: BranchSpec) -> BranchSpec:
+    """The same architecture with its gates on the CPU, where certification works."""
+    activations = tuple(
+        dataclasses.replace(activation, gate_vectors=tuple(vectors.cpu() for vectors in activation.gate_vectors))
+        for activation in spec.activations
+    )
+    return dataclasses.replace(spec, activations=activations)
 
 
 def _activate(negative_slope: float, hidden: Tensor) -> Tensor:

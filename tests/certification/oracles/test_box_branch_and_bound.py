@@ -19,6 +19,7 @@ from tests.contracts.oracle_contract import OracleContract
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._box_forest import BoxForest
 from torch_strongdual.certification.oracles._box_tree import BoxTree, SearchStatus
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
@@ -193,3 +194,30 @@ def test_bias_column_raises_the_rank_and_nothing_else() -> None:
     state = oracle.init(bent_spec(2, 3, 1, input_bias=True), torch.from_numpy(rows))
     found = oracle.bound(state, torch.from_numpy(duals[:, None]), BoundRequest(rtol=1e-4, deadline=Deadline(20.0)))
     assert truth * (1 - 1e-12) <= found.upper <= truth * (1 + 1.1e-4)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_threads_prove_what_one_thread_proves(num_outputs: int) -> None:
+    generator = np.random.default_rng(14)
+    rows, duals = generator.standard_normal((60, 5)), generator.standard_normal((60, num_outputs))
+    problem = SphereProblem(rows=rows, duals=duals, linear=np.zeros((5, num_outputs)), one_sided=num_outputs == 1)
+    truth = search(problem, rtol=1e-4)
+    runs = [BoxForest(problem, num_threads=threads) for threads in (1, 2, 3)]
+    for forest in runs:
+        while not (progress := forest.advance(truth.upper, 500)).is_proven:
+            assert not progress.witnesses
+        assert forest.proven_fraction == pytest.approx(1.0)
+    below = BoxForest(problem, num_threads=2)
+    found: list[np.ndarray] = []
+    while not found:
+        progress = below.advance(truth.lower * 0.99, 500)
+        assert not progress.is_proven
+        found = progress.witnesses
+    assert float(problem.values(found[0][None])[0]) > truth.lower * 0.99
+
+
+def test_threads_with_a_cell_budget_are_deterministic() -> None:
+    generator = np.random.default_rng(15)
+    problem = one_sided(generator.standard_normal((80, 7)), generator.standard_normal(80))
+    first, second = (search(problem, max_cells=40_000, rtol=1e-6, num_threads=2) for _ in range(2))
+    assert (first.upper, first.lower, first.stats["cells"]) == (second.upper, second.lower, second.stats["cells"])

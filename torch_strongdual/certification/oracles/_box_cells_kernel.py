@@ -15,6 +15,7 @@ __all__ = [
     "COUNTEREXAMPLE",
     "FACE",
     "FAST",
+    "LAST_FACE",
     "LEVEL",
     "OUT_OF_CELLS",
     "STALLED",
@@ -30,7 +31,7 @@ STALLED = 3
 ARENA_FULL = 4
 
 # Positions in the array of counters.
-LEVEL, FACE, CELLS = 0, 1, 2
+LEVEL, FACE, CELLS, LAST_FACE = 0, 1, 2, 3
 
 FAST = {"reassoc", "contract", "nsz"}
 

@@ -18,6 +18,7 @@ from torch_strongdual.certification.oracles._box_cells_kernel import (
     COUNTEREXAMPLE,
     FACE,
     FAST,
+    LAST_FACE,
     LEVEL,
     OUT_OF_CELLS,
     STALLED,
@@ -63,7 +64,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             if level < 0:
                 counters[FACE] += 1
             continue
-        if level < 0 and counters[FACE] == 2 * r:
+        if level < 0 and counters[FACE] == counters[LAST_FACE]:
             return ALL_PROVEN
         new = level + 1
         if new > depth:

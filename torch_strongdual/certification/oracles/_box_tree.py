@@ -10,9 +10,21 @@ from numpy.typing import NDArray
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
-__all__ = ["BoxTree", "SearchStatus"]
+__all__ = ["BoxTree", "SearchStatus", "compile_kernels"]
 
 FloatArray = NDArray[np.float64]
+
+
+def compile_kernels() -> None:
+    """Compile what the search needs, or load it from the cache: some seconds on first use, so not to be left to a deadline."""
+    for num_outputs in (1, 2):
+        problem = SphereProblem(
+            rows=np.ones((1, 1)),
+            duals=np.ones((1, num_outputs)),
+            linear=np.zeros((1, num_outputs)),
+            one_sided=num_outputs == 1,
+        )
+        BoxTree(problem).advance(2.0, 4)
 
 
 class SearchStatus:
@@ -26,19 +38,21 @@ class SearchStatus:
 
 
 class BoxTree:
-    """Depth-first search that proves ``||w(p)|| <= bound * ||p||`` on the whole surface of a cube, or finds a counterexample.
+    """Depth-first search that proves ``||w(p)|| <= bound * ||p||`` on faces of a cube, or finds a counterexample.
 
     Args:
         problem: Rows without zeros; one-sided if it has one output.
+        face: The one face to search; all of the cube's if ``None``.
         max_depth: Deepest level of bisection; a search that gets there has stalled at one point.
     """
 
-    def __init__(self, problem: SphereProblem, *, max_depth: int | None = None) -> None:
+    def __init__(self, problem: SphereProblem, *, face: int | None = None, max_depth: int | None = None) -> None:
         rank, outputs = problem.rank, problem.num_outputs
         depth = 26 * max(rank - 1, 1) if max_depth is None else max_depth
         self.problem = problem
         self._vector = not problem.one_sided
-        self._counters = np.array([-1, 0, 0], dtype=np.int64)
+        first, last = (0, 2 * rank) if face is None else (face, face + 1)
+        self._counters = np.array([-1, first, 0, last], dtype=np.int64)
         self._split, self._stage, self._count, self._offset = (np.zeros(depth + 1, dtype=np.int64) for _ in range(4))
         self._first = np.zeros(depth + 1)
         self._centre, self._width = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from torch_strongdual.certification.oracles._box_tree import BoxTree, SearchStatus
+from torch_strongdual.certification.oracles._box_forest import BoxForest, Progress
+from torch_strongdual.certification.oracles._box_tree import compile_kernels
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
+from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["BoxBranchAndBound"]
 
@@ -37,12 +41,14 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
     it, and halved otherwise, depth first, until the whole surface is proven for U or a counterexample is found. Vector
     outputs are split along the direction of w at the box's centre: no search over output directions.
 
-    The search is deterministic; its memory is the depth times the number of rows. It answers within about 0.1 s of the
+    For a number of threads and a budget of cells the search is deterministic; its memory is the depth times the number of
+    rows for each thread. It answers within about 0.1 s of the
     deadline, with the best U proven until then.
 
     Args:
         max_rank: Refuse higher ranks (the number of boxes grows exponentially with the rank).
         max_cells: Stop after this many boxes, for reproducible budgets; ``None`` for no limit but the deadline.
+        num_threads: Threads to search with; ``None`` for as many as torch uses.
         progress: Called with the fraction of the surface proven and the U it is proven for, about ten times a second.
 
     Example:
@@ -65,11 +71,19 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         *,
         max_rank: int = 14,
         max_cells: int | None = None,
+        num_threads: int | None = None,
         progress: Callable[[float, float], None] | None = None,
     ) -> None:
         self.max_rank = max_rank
         self.max_cells = max_cells
+        self.num_threads = torch.get_num_threads() if num_threads is None else num_threads
         self.progress = progress
+
+    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+        """Reduce the inputs to their row space, and compile."""
+        state = super().init(spec, inputs)
+        compile_kernels()
+        return state
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """Only the rank matters."""
@@ -173,40 +187,41 @@ class _Search:
 
     def _prove(self, bound: float, budget: int | None = None) -> bool:
         """Search until ``bound`` (or a larger one, if counterexamples or stalls raise it) is proven."""
-        tree = BoxTree(self.problem)
+        # A search that may be over in a moment is not worth starting threads for.
+        forest = BoxForest(self.problem, num_threads=1 if budget is not None else self.owner.num_threads)
         lift = 1e-7
-        while not self._out_of_budget() and (budget is None or tree.cells < budget):
-            status = self._advance(tree, bound)
-            if status == SearchStatus.ALL_PROVEN:
+        while not self._out_of_budget() and (budget is None or forest.cells < budget):
+            progress = self._advance(forest, bound)
+            if progress.is_proven:
                 self.upper = min(self.upper, bound)
                 return True
-            if status == SearchStatus.COUNTEREXAMPLE:
-                self._learn(tree.witness)
-                if self._is_refuted():
-                    return True
+            for point in progress.witnesses:
+                self._learn(point)
+            if progress.witnesses and self._is_refuted():
+                return True
+            if progress.witnesses:
                 bound = max(bound, self.goal)
-            elif status == SearchStatus.STALLED:
-                self._learn(tree.witness)
-                bound, lift = max(self.goal, bound * (1.0 + lift)), 4.0 * lift
+            if progress.is_stalled:
+                bound, lift = bound * (1.0 + lift), 4.0 * lift
         return False
 
-    def _advance(self, tree: BoxTree, bound: float) -> int:
-        """One chunk of about a tenth of a second, since compiled code cannot be interrupted."""
+    def _advance(self, forest: BoxForest, bound: float) -> Progress:
+        """One round of about a tenth of a second, since compiled code cannot be interrupted."""
         chunk = max(16, min(int(0.1 / self._pace), 1_000_000))
         if self.owner.max_cells is not None:
-            chunk = min(chunk, self.owner.max_cells - self.cells)
+            chunk = min(2_000, self.owner.max_cells - self.cells)  # of fixed size, so that the answer can be repeated
         if self.cells == 0:
             chunk = min(chunk, 64)
-        before, begin = tree.cells, time.perf_counter()
+        before, begin = forest.cells, time.perf_counter()
         # 64 u less: the unit vectors of the vector bound, and the comparison with bound * ||p||, are rounded too.
-        status = tree.advance(bound * (1.0 - 64 * UNIT_ROUNDOFF), chunk)
-        done = max(tree.cells - before, 1)
+        progress = forest.advance(bound * (1.0 - 64 * UNIT_ROUNDOFF), chunk)
+        done = max(forest.cells - before, 1)
         if self.cells:
             self._pace = 0.5 * self._pace + 0.5 * (time.perf_counter() - begin) / done
-        self.cells += tree.cells - before
+        self.cells += forest.cells - before
         if self.owner.progress is not None:
-            self.owner.progress(tree.proven_fraction, bound)
-        return status
+            self.owner.progress(forest.proven_fraction, bound)
+        return progress
 
     def _learn(self, point: FloatArray) -> None:
         """Climb from a point the search found, and keep the maximum it leads to."""
