@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -132,6 +133,8 @@ class _Iterate:
         problem, outputs = self.problem, self.atoms @ self.point
         candidate = problem.dual_candidate(outputs)
         penalised = self.weights > 0
+        if not penalised.any():  # a path decay that underflows against the atoms: no multiple but zero is feasible
+            return math.inf
         norms = torch.linalg.vector_norm(self.atoms[:, penalised].T @ candidate, dim=1)
         steepest = float((norms / self.weights[penalised]).max())
         scale = problem.loss.best_scale(candidate, 1.0 / steepest if steepest > 0 else 1.0)

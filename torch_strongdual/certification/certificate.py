@@ -32,6 +32,8 @@ class CertificateScope(enum.Enum):
 
     GLOBAL = "all parallel networks with branches of this architecture, of any number and any hidden widths"
     GATED = "all parallel networks whose branches use the gates of this model"
+    WIDTHS = "all parallel networks with branches of this architecture, of any number and with hidden widths up to these"
+    GATED_WIDTHS = "all parallel networks whose branches use the gates of this model and have hidden widths up to these"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

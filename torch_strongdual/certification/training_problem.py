@@ -72,6 +72,8 @@ class TrainingProblem:
             ShapeError: If inputs, targets and model do not fit together.
         """
         check_positive("path_decay", path_decay)
+        if math.isinf(path_decay):
+            raise InvalidInputError("`path_decay` is inf; expected a finite number > 0.")
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
         spec = ParallelWeights.from_module(model).spec
         if spec.hidden_bias_layers:
@@ -99,6 +101,8 @@ class TrainingProblem:
     @property
     def scope(self) -> CertificateScope:
         """Which networks a bound speaks of."""
+        if self.penalty == "l2_path":  # its dual norm grows with the hidden widths
+            return CertificateScope.GATED_WIDTHS if self.spec.is_gated else CertificateScope.WIDTHS
         return CertificateScope.GATED if self.spec.is_gated else CertificateScope.GLOBAL
 
     @property
@@ -157,12 +161,15 @@ class TrainingProblem:
         for _ in range(8):
             point = scale * candidate
             # fl(s R) differs from s R by half an ulp an entry: its dual norm moves by at most u sum_i |Lam_i| |phi_i|.
-            rounding = 2 * _UNIT * float(torch.linalg.vector_norm(point, dim=1) @ feature_norms)
+            rounding = 2 * _UNIT * float(_row_norms(point) @ feature_norms)
             feasible = self.loss.feasible_point(point, output_bias=self.spec.output_bias)
             repair = float(feasible.row_correction @ feature_norms)
             total = (scale * dual_norm + rounding + repair) * (1.0 + 4 * (len(feature_norms) + 8) * _UNIT)
-            if total <= limit:
+            if total <= limit and not (feasible.dual_lower < 0.0 and self.loss.is_non_negative):
                 return DualBound(value=feasible.dual_lower, dual_point=feasible.dual_point, dual_norm_upper=total)
+            if total <= limit:
+                # Zero is feasible, and proves that a loss that is never negative is never negative.
+                return DualBound(value=0.0, dual_point=torch.zeros_like(point), dual_norm_upper=0.0)
             scale *= limit / total * (1.0 - 16 * _UNIT)
         return DualBound.vacuous()
 
@@ -170,5 +177,14 @@ class TrainingProblem:
         """Bounds on the norm of a unit branch's features on each sample: activations never enlarge by more than their slope."""
         steepness = math.prod(max(1.0, abs(slope)) for slope in self.spec.negative_slopes)
         matrix = self.spec.branch_inputs(self.inputs)
-        norms: Tensor = steepness * torch.linalg.vector_norm(matrix, dim=1) * (1.0 + 4 * (matrix.shape[1] + 8) * _UNIT)
-        return norms
+        return steepness * _row_norms(matrix)
+
+
+def _row_norms(matrix: Tensor) -> Tensor:  # (n, d) -> (n,)
+    """Norms of the rows, rounded up; squares neither overflow nor vanish."""
+    largest = matrix.abs().amax(dim=1)
+    safe = torch.where(largest > 0, largest, 1.0)
+    lengths = torch.linalg.vector_norm(matrix / safe[:, None], dim=1) * (1.0 + 4 * (matrix.shape[1] + 8) * _UNIT)
+    # What underflows when it is divided or multiplied is less than the smallest number an entry.
+    norms: Tensor = torch.where(largest > 0, largest * lengths + matrix.shape[1] * 5e-324, 0.0)
+    return norms

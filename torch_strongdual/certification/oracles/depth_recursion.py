@@ -24,7 +24,13 @@ from torch_strongdual.certification.oracles._slope_search import SlopeSearch, fi
 from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
-from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace, power_of_two_scale
+from torch_strongdual.certification.oracles.row_space import (
+    UNIT_ROUNDOFF,
+    RowSpace,
+    divided_by_units,
+    in_units,
+    power_of_two_scale,
+)
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
@@ -159,11 +165,13 @@ class DepthRecursion(AbstractDualNormOracle):
             return DualNormBound(upper=0.0, stats={"oracle": type(self).__name__})
         dual_scale = power_of_two_scale(duals)
         duals = duals / dual_scale
-        unit = state.scale * dual_scale
+        units = (state.scale, dual_scale)
+        unit = in_units(1.0, *units)
         branches, points = self._chains(state, duals)
         lower = _best_value(state, duals, branches)
-        target = None if request.target is None else request.target / unit
-        asked = BoundRequest(rtol=request.rtol, floor=request.floor / unit, target=target, deadline=request.deadline)
+        target = None if request.target is None else divided_by_units(request.target, *units)
+        floor = divided_by_units(request.floor, *units)
+        asked = BoundRequest(rtol=request.rtol, floor=floor, target=target, deadline=request.deadline)
         if duals.shape[1] == 1:
             sides = self._both_signs(state, duals[:, 0], asked, lower, points)
             upper, method = max(side.upper for side in sides), "one output"
@@ -173,7 +181,7 @@ class DepthRecursion(AbstractDualNormOracle):
         trivial = float(np.linalg.norm(duals) * np.linalg.norm(state.matrix)) * (1.0 + gamma(duals.size + state.matrix.size))
         branches += [found for side in sides if (found := self._mixed(state, side)) is not None]
         witnesses = valued_witnesses(state.spec, state.matrix, duals, branches, unit=unit)
-        if witnesses and min(upper, trivial) > (1.0 + request.rtol) * witnesses[0].value / unit:
+        if witnesses and min(upper, trivial) > (1.0 + request.rtol) * divided_by_units(witnesses[0].value, *units):
             branches += improved_branches(state.spec, state.matrix, duals, witnesses, request.deadline)
             witnesses = valued_witnesses(state.spec, state.matrix, duals, branches, unit=unit)
         used = [p for side in sides if side.search is not None for p in side.search.points]
@@ -184,7 +192,8 @@ class DepthRecursion(AbstractDualNormOracle):
             "outputs": method,
             "seconds": time.perf_counter() - begin,
         }
-        upper, lower = min(upper, trivial) * unit, witnesses[0].value if witnesses else 0.0
+        upper = in_units(min(upper, trivial), *units, round_up=True)
+        lower = witnesses[0].value if witnesses else 0.0
         reasons = [side.limited_by for side in sides if side.limited_by]
         if reasons:
             stats["limited_by"] = reasons[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UNIT_ROUNDOFF", "RowSpace", "in_units", "power_of_two_scale"]
+__all__ = ["UNIT_ROUNDOFF", "RowSpace", "divided_by_units", "in_units", "power_of_two_scale"]
 
 FloatArray = NDArray[np.float64]
 
@@ -36,6 +36,19 @@ def in_units(value: float, *units: float, round_up: bool = False) -> float:
     except OverflowError:
         return math.inf
     return math.nextafter(result, math.inf) if round_up and result < 1e-300 else result
+
+
+def divided_by_units(value: float, *units: float) -> float:
+    """``value`` over powers of two, safe at both ends of the range; ``inf`` where it overflows.
+
+    Example:
+        >>> divided_by_units(3e-310, 2.0**-1030, 1.0) == 3e-310 * 2.0**1000 * 2.0**30
+        True
+    """
+    try:
+        return math.ldexp(value, -sum(math.frexp(unit)[1] - 1 for unit in units))
+    except OverflowError:
+        return math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

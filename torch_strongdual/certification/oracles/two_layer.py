@@ -16,7 +16,13 @@ from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witnes
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.rank_one_branch import rank_one_branch
-from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, RowSpace, in_units, power_of_two_scale
+from torch_strongdual.certification.oracles.row_space import (
+    UNIT_ROUNDOFF,
+    RowSpace,
+    divided_by_units,
+    in_units,
+    power_of_two_scale,
+)
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
@@ -142,12 +148,14 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         first = points @ state.row_space.basis.T  # (m, d)
         norms = np.linalg.norm(first, axis=1)
         first = first[norms > 0] / norms[norms > 0, None]
-        hidden = (state.matrix @ first.T) * state.scale  # (n, m)
-        images = (np.maximum(hidden, 0.0) + slope * np.minimum(hidden, 0.0)).T @ duals  # (m, c)
-        values = np.linalg.norm(images, axis=1)
-        order = [int(j) for j in np.argsort(-values, kind="stable") if values[j] > 0 and math.isfinite(values[j])]
+        hidden = state.matrix @ first.T  # (n, m)
+        dual_scale = power_of_two_scale(duals)
+        images = (np.maximum(hidden, 0.0) + slope * np.minimum(hidden, 0.0)).T @ (duals / dual_scale)  # (m, c)
+        lengths = np.linalg.norm(images, axis=1)
+        values = [in_units(float(length), state.scale, dual_scale) for length in lengths]
+        order = [int(j) for j in np.argsort(-lengths, kind="stable") if 0 < values[j] < math.inf]
         return tuple(
-            Witness(weights=rank_one_branch(state.spec, first[j], images[j] / values[j]), value=float(values[j])) for j in order
+            Witness(weights=rank_one_branch(state.spec, first[j], images[j] / lengths[j]), value=values[j]) for j in order
         )
 
 
@@ -197,7 +205,7 @@ def _rescaled(request: BoundRequest, *units: float) -> BoundRequest:
     """The same request in these units, a hair stricter: reductions and rounding are added to the answer afterwards."""
 
     def divided(value: float) -> float:
-        return in_units(value, *(1.0 / unit for unit in units)) * (1.0 - 1e-9)
+        return divided_by_units(value, *units) * (1.0 - 1e-9)
 
     return BoundRequest(
         rtol=request.rtol * (1.0 - 1e-6),

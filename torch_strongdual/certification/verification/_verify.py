@@ -134,7 +134,7 @@ def _mismatch(certificate: Certificate, spec: BranchSpec, inputs: Tensor, path_d
         return f"The certificate is for path_decay={certificate.path_decay!r}, not for {path_decay!r}."
     if (certificate.penalty == "l2_path") != (penalty == "l2_path"):
         return f"The certificate is for the {certificate.penalty!r} penalty, not for {penalty!r}."
-    if (certificate.scope is CertificateScope.GATED) != spec.is_gated:
+    if (certificate.scope in (CertificateScope.GATED, CertificateScope.GATED_WIDTHS)) != spec.is_gated:
         return f"The certificate speaks of {certificate.scope.value}, and the model is {spec}."
     expected = (inputs.shape[0], spec.out_features)
     if tuple(certificate.dual_point.shape) != expected or certificate.dual_point.dtype != torch.float64:
