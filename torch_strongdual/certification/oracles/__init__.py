@@ -9,6 +9,9 @@ from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranc
 from torch_strongdual.certification.oracles.composition import FirstTight as FirstTight
 from torch_strongdual.certification.oracles.composition import Tightest as Tightest
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursion as DepthRecursion
+from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import (
+    DoublyNonnegativeRelaxation as DoublyNonnegativeRelaxation,
+)
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle as GatedOracle
 from torch_strongdual.certification.oracles.linear_oracle import LinearOracle as LinearOracle
 from torch_strongdual.certification.oracles.local_search import LocalSearch as LocalSearch

@@ -7,31 +7,38 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
+from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
+from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["AutoTwoLayerOracle"]
 
 FloatArray = NDArray[np.float64]
 
 _EASY_RANK = 7  # box branch and bound answers in about a second
+_HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
 
 
 @final
 class AutoTwoLayerOracle(AbstractTwoLayerOracle):
-    """Closed form at rank 1, sweep at rank 2, boxes at small rank; relaxation first, then boxes, above.
+    """Closed form at rank 1, sweep at rank 2, boxes at small rank; above, ever tighter methods until the request is met.
 
-    Says what it chose in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
+    These are the quadratic relaxation, then boxes up to rank ten (fourteen for many samples), then, for a few hundred samples,
+    the doubly nonnegative relaxation. Says what gave the bound in ``stats["oracle"]``, and what limited it in
+    ``stats["limited_by"]``.
 
     Args:
         boxes: The branch and bound to use, for one with a progress callback or a cell budget.
+        relaxation: The doubly nonnegative relaxation to use, for one on another device or with a node budget.
 
     Example:
         >>> from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
@@ -39,8 +46,16 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         True
     """
 
-    def __init__(self, *, boxes: BoxBranchAndBound | None = None) -> None:
+    def __init__(
+        self, *, boxes: BoxBranchAndBound | None = None, relaxation: DoublyNonnegativeRelaxation | None = None
+    ) -> None:
         self._boxes = BoxBranchAndBound(max_rank=_HOPELESS_RANK) if boxes is None else boxes
+        self._relaxation = DoublyNonnegativeRelaxation() if relaxation is None else relaxation
+
+    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+        """Reduce the inputs to their row space; compile the branch and bound where it will be used."""
+        state = super().init(spec, inputs)
+        return self._boxes.init(spec, inputs) if 2 < state.row_space.rank <= self._boxes.max_rank else state
 
     def needs_ascent(self, problem: SphereProblem) -> bool:
         """The closed forms see all maxima at once."""
@@ -53,17 +68,30 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             return _named(exact, exact.maximise(problem, request, starts))
         if problem.rank <= _EASY_RANK:
             return _named(self._boxes, self._boxes.maximise(problem, request, starts))
-        relaxation = QuadraticRelaxation()
+        steps = self._refinements(problem)
         wide = problem.num_rows <= 2 * problem.rank
-        share = 0.9 if problem.rank > self._boxes.max_rank else 0.5 if wide else 0.15
-        relaxed_request = BoundRequest(
-            rtol=request.rtol, floor=request.floor, target=request.target, deadline=request.deadline.fraction(share)
-        )
-        relaxed = _named(relaxation, relaxation.maximise(problem, relaxed_request, starts))
-        if problem.rank > self._boxes.max_rank or request.is_met(relaxed.upper, relaxed.lower):
-            return relaxed
-        points = relaxed.points if len(relaxed.points) else starts
-        return _tighter(_named(self._boxes, self._boxes.maximise(problem, request, points)), relaxed)
+        found = self._step(QuadraticRelaxation(), problem, request, starts, share=(0.5 if wide else 0.15) if steps else 0.9)
+        for number, oracle in enumerate(steps):
+            if request.is_met(found.upper, found.lower):
+                break
+            points = found.points if len(found.points) else starts
+            share = 1.0 if number == len(steps) - 1 else 0.5
+            found = _tighter(self._step(oracle, problem, request, points, share=share), found)
+        return found
+
+    def _refinements(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
+        """What may beat the quadratic relaxation, in the order to try."""
+        small = self._relaxation.limits(problem.rank, problem.num_rows, problem.num_outputs) is None
+        boxes_pay = problem.rank <= (_HARD_RANK if small else _HOPELESS_RANK) and problem.rank <= self._boxes.max_rank
+        return [*([self._boxes] if boxes_pay else []), *([self._relaxation] if small else [])]
+
+    def _step(
+        self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
+    ) -> SphereBound:
+        """Use ``oracle`` for a share of the time left."""
+        deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
+        asked = BoundRequest(rtol=request.rtol, floor=request.floor, target=request.target, deadline=deadline)
+        return _named(oracle, oracle.maximise(problem, asked, starts))
 
 
 def _named(oracle: AbstractTwoLayerOracle, bound: SphereBound) -> SphereBound:

@@ -1,0 +1,155 @@
+"""Upper bounds from multipliers of the doubly nonnegative relaxation, proven in floating point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._dnn_contraction import Contraction
+from torch_strongdual.certification.oracles._dnn_lift import Lift
+from torch_strongdual.certification.oracles._quadratic_majorant import secular_root
+from torch_strongdual.certification.oracles._verified_psd import gamma, semidefinite_shift
+
+__all__ = ["safe_upper"]
+
+FloatArray = NDArray[np.float64]
+
+_STEPS = np.geomspace(1e-9, 1.0, 10)  # of the price of z_i s_i above the least possible one, in units of the largest eigenvalue
+_AROUND = np.array([0.9, 0.98, 1.0, 1.02, 1.1])
+_SECTIONS = 10
+
+
+def safe_upper(lift: Lift, multipliers: FloatArray) -> float:
+    r"""Upper bound on :math:`G'u + \lambda'z` over the part of the unit sphere that ``lift`` describes; ``inf`` if not found.
+
+    *Any* ``multipliers`` do: they are first moved to where :math:`e'Se \ge 0` for every true lifted vector e, namely S >= 0
+    on products of z and s (free on :math:`z_i s_i = 0`), :math:`\|S_{u,z_i}\| \le S_{1,z_i}`, likewise for s, and 0 elsewhere.
+    Then
+    :math:`G'u + \lambda'z \le e'(C + S)e = g'Hg` with :math:`H = E'(C + S)E`. For any numbers a, b and c, subtracting
+    :math:`c z_i s_i = 0` from the form, :math:`K = \operatorname{diag}(a, bI, 0) - H \succeq -\delta I` gives
+    :math:`a + b - g'Hg \ge -\delta \|g\|^2`, where :math:`\|g\|^2 \le 2 + \sum_i \|x_i\|^2`. Neither S nor a, b, c need to be
+    accurate; :math:`\delta` is proven by a Cholesky factorisation of the computed K.
+
+    The computed H differs from the true one by at most :math:`\gamma |E|'|C + S||E|`, entry by entry; as
+    :math:`|E||g|` is at most :math:`y = (1, 1_r, \|x_i\|, 2\|x_i\|)`, that changes the form by at most
+    :math:`\gamma y'|C + S|y`.
+
+    Args:
+        lift: What to maximise, and which signs are decided.
+        multipliers: Finite or not; only the symmetric part's upper triangle is read. Shape (1 + r + 2 n, 1 + r + 2 n).
+    """
+    form = _safe_form(lift, multipliers)
+    if not np.isfinite(form).all():
+        return math.inf
+    contraction = Contraction(lift, device=torch.device("cpu"))
+
+    def contracted() -> FloatArray:
+        result: FloatArray = contraction(torch.from_numpy(form)).numpy()
+        return result
+
+    try:
+        levels = _best_levels(lift, contracted())
+    except np.linalg.LinAlgError:
+        return math.inf
+    samples = np.arange(lift.num_rows)
+    first, active, inactive = 1 + lift.rank, lift.active.start + samples, lift.inactive.start + samples
+    form[active, inactive] -= 0.5 * levels.price
+    form[inactive, active] = form[active, inactive]
+    slack = -contracted()
+    slack[0, 0] += levels.constant
+    slack[np.arange(1, first), np.arange(1, first)] += levels.curvature
+    shift = semidefinite_shift(slack)
+    norms = np.linalg.norm(lift.rows, axis=1) * (1.0 + gamma(lift.rank + 4))
+    sizes = np.concatenate([np.ones(first), norms, 2.0 * norms])
+    # The last two are the rounding of the two additions to the diagonal, on |g_1| = ||u|| = 1.
+    forming = float(sizes @ np.abs(form) @ sizes) + abs(levels.constant) + abs(levels.curvature)
+    upper = levels.constant + levels.curvature + gamma(4 * lift.length + 32) * forming
+    upper += shift * (2.0 + float(norms @ norms)) * (1.0 + gamma(lift.num_rows + 8))
+    return upper if math.isfinite(upper) else math.inf
+
+
+def _safe_form(lift: Lift, multipliers: FloatArray) -> FloatArray:
+    """``C + S``, symmetric to the bit, S of the signs that make ``e'Se >= 0``."""
+    first, samples = 1 + lift.rank, np.arange(lift.num_rows)
+    free = multipliers[lift.active.start + samples, lift.inactive.start + samples]
+    products = np.triu(np.maximum(multipliers[first:, first:], 0.0))
+    products[samples, lift.num_rows + samples] = free
+    vectors = multipliers[1:first, first:]
+    heights = np.maximum(multipliers[0, first:], np.linalg.norm(vectors, axis=0) * (1.0 + gamma(lift.rank + 8)))
+    safe = np.zeros((lift.length, lift.length))
+    safe[first:, first:] = products + np.triu(products, 1).T
+    safe[1:first, first:], safe[first:, 1:first] = vectors, vectors.T
+    safe[0, first:], safe[first:, 0] = heights, heights
+    return safe + lift.objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Levels:
+    """The numbers a, b and c of :func:`safe_upper`."""
+
+    constant: float
+    curvature: float
+    price: float
+
+    @property
+    def total(self) -> float:
+        """The bound, but for rounding."""
+        return self.constant + self.curvature
+
+
+def _best_levels(lift: Lift, reduced: FloatArray) -> _Levels:
+    r"""Good a, b and c for a given form.
+
+    With c large enough for :math:`K_{zz} \succ 0`, K is semidefinite iff :math:`\operatorname{diag}(a, bI) \succeq T(c)`, T the
+    Schur complement on (1, u); the best a and b solve a secular equation.
+    """
+    first = 1 + lift.rank
+    if len(reduced) == first:
+        return _levels_of(reduced, 0.0)
+    eigenvalues, vectors = np.linalg.eigh(reduced[first:, first:])
+    cross = vectors.T @ reduced[first:, :first]
+    tilt = np.zeros_like(cross)
+    tilt[:, 1:] = 0.5 * (vectors.T @ lift.rows[lift.signs == 0])
+    scale = max(float(np.abs(eigenvalues).max()), 1e-3 * float(np.abs(reduced).max()), 1e-100)
+
+    def levels_at(step: float) -> _Levels:
+        price = float(eigenvalues[-1]) + step * scale
+        mixed = cross + price * tilt
+        schur = reduced[:first, :first] + mixed.T @ (mixed / (price - eigenvalues)[:, None])
+        return _levels_of(schur, price)
+
+    # Good multipliers leave nothing to gain: c near 0 is tried, too.
+    near_zero = -float(eigenvalues[-1]) / scale
+    steps = np.sort([*_STEPS, *(near_zero * _AROUND if near_zero > 0.0 else [])])
+    tried = [levels_at(float(step)) for step in steps]
+    best = int(np.argmin([levels.total for levels in tried]))
+    edges = float(steps[max(best - 1, 0)]), float(steps[min(best + 1, len(steps) - 1)])
+    return min(tried[best], _least_convex(levels_at, *edges), key=lambda levels: levels.total)
+
+
+def _least_convex(levels_at: Callable[[float], _Levels], low: float, high: float) -> _Levels:
+    """Golden section: a + b is convex in c."""
+    ratio = 0.5 * (math.sqrt(5.0) - 1.0)
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = levels_at(left), levels_at(right)
+    for _ in range(_SECTIONS):
+        if at_left.total <= at_right.total:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = levels_at(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = levels_at(right)
+    return min(at_left, at_right, key=lambda levels: levels.total)
+
+
+def _levels_of(schur: FloatArray, price: float) -> _Levels:
+    r"""Least a + b with :math:`\operatorname{diag}(a, bI) \succeq T`."""
+    curvature, rest = secular_root(schur[1:, 1:], 2.0 * schur[0, 1:])
+    return _Levels(constant=float(schur[0, 0]) + rest, curvature=curvature, price=price)

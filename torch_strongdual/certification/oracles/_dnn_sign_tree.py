@@ -1,0 +1,212 @@
+"""Best-first search over signs of samples, each node bounded by a doubly nonnegative relaxation."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._dnn_lift import Lift
+from torch_strongdual.certification.oracles._dnn_safe_bound import safe_upper
+from torch_strongdual.certification.oracles._dnn_splitting import Splitting, SplittingPoint
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
+
+__all__ = ["SignTree"]
+
+FloatArray = NDArray[np.float64]
+
+_ITERATIONS = 20  # between two proven bounds
+_MAX_ROUNDS = 150  # of that many iterations, in one node
+_BRANCH_PATIENCE = 6.0  # rounds a node gets to reach the goal at its present speed, before it is split
+_FINAL_PATIENCE = 300.0  # the same, where splitting is not possible
+_NOTHING = 1e-10  # a maximum of zero is not proven more closely than this
+_MEMORY = 5e8  # bytes for the starting points of open nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Node:
+    """A part of the sphere with its proven upper bound.
+
+    Args:
+        upper: Proven there.
+        lift: Which part.
+        sample: The one to split at; -1 for none.
+        start: Where its solver stopped; ``None`` if that was not kept.
+    """
+
+    upper: float
+    lift: Lift
+    sample: int
+    start: SplittingPoint | None
+
+
+class SignTree:
+    """A run of the search on one problem.
+
+    Args:
+        lift: The whole sphere, in units in which its weights are about one.
+        request: When to stop, in the same units.
+        points: Unit vectors with good values, best first, shape (m, r).
+        upper: Proven beforehand.
+        max_nodes: Solve no more relaxations than this; 1 for no splitting.
+        device: Where the relaxations are solved.
+    """
+
+    def __init__(
+        self,
+        lift: Lift,
+        request: BoundRequest,
+        points: FloatArray,
+        *,
+        upper: float,
+        max_nodes: int | None,
+        device: torch.device,
+    ) -> None:
+        self._problem = SphereProblem(rows=lift.rows, duals=lift.weights[:, None], linear=lift.linear[:, None], one_sided=True)
+        self._request, self._max_nodes, self._device = request, max_nodes, device
+        self._root = lift
+        self._open: list[tuple[float, int, _Node]] = []
+        self._closed = -np.inf  # largest bound of a part that is not split any more
+        self._first_upper = upper
+        self._root_start: SplittingPoint | None = None
+        self._bound_seconds = 0.0
+        self.points = points
+        self.nodes, self.iterations = 0, 0
+        self.limited_by = "accuracy of the solver of the relaxation"
+
+    @property
+    def lower(self) -> float:
+        """Best value attained."""
+        return float(np.max(self._problem.values(self.points[:1]), initial=0.0)) if len(self.points) else 0.0
+
+    @property
+    def upper(self) -> float:
+        """Proven for the whole sphere, never negative."""
+        if not self.nodes:
+            return self._first_upper
+        return max(0.0, self._closed, -self._open[0][0] if self._open else 0.0)
+
+    def run(self) -> None:
+        """Search until the request is met, or until what ``limited_by`` then names."""
+        if self.is_done() or self._must_stop():
+            return
+        self._push(self._solve(self._root, None, self._first_upper))
+        while self._open and not self.is_done():
+            if self._must_stop():
+                return
+            if self._closed >= -self._open[0][0]:
+                return
+            self._split(heapq.heappop(self._open)[2])
+
+    def _split(self, node: _Node) -> None:
+        """Replace a node by its two halves; a half that there is no time for keeps the bound of the whole."""
+        for sign in (1, -1):
+            lift = node.lift.with_sign(node.sample, sign)
+            start = node.start or self._root_start
+            if self._is_refuted() or self._must_stop():
+                self._push(_Node(upper=node.upper, lift=lift, sample=-1, start=None))
+            else:
+                self._push(self._solve(lift, start, node.upper))
+
+    def _push(self, node: _Node) -> None:
+        if node.upper <= self._goal or node.sample < 0:
+            self._closed = max(self._closed, node.upper)
+        else:
+            heapq.heappush(self._open, (-node.upper, self.nodes, node))
+
+    @property
+    def _goal(self) -> float:
+        """A bound that would satisfy the caller."""
+        return max(_NOTHING, self._request.floor, self._request.target or 0.0, (1.0 + self._request.rtol) * self.lower)
+
+    def is_done(self) -> bool:
+        """Whether the bounds answer the request."""
+        return self.upper <= _NOTHING or self._request.is_met(self.upper, self.lower)
+
+    def _is_refuted(self) -> bool:
+        """Whether a counterexample to the caller's target is known, which is all that was asked."""
+        target = self._request.target
+        return target is not None and self.lower > (1.0 + self._request.rtol) * target
+
+    def _must_stop(self) -> bool:
+        if self._request.deadline.remaining <= self._bound_seconds:
+            self.limited_by = "time"
+        elif self._max_nodes is not None and self.nodes >= self._max_nodes:
+            self.limited_by = "max_nodes"
+        else:
+            return False
+        return True
+
+    def _solve(self, lift: Lift, start: SplittingPoint | None, ceiling: float) -> _Node:
+        """Bound one part of the sphere, which is known to be at most ``ceiling``."""
+        self.nodes += 1
+        splitting = Splitting(lift, device=self._device, start=start)
+        uppers = [ceiling]
+        for _ in range(_MAX_ROUNDS):
+            if not self._advance(splitting):
+                break
+            uppers.append(min(uppers[-1], self._bound(lift, splitting)))
+            self._learn(splitting.means[1 : 1 + lift.rank])
+            if self._is_settled(lift, uppers):
+                break
+            splitting.balance()
+        self.iterations += splitting.iterations
+        return self._node(lift, uppers[-1], splitting)
+
+    def _advance(self, splitting: Splitting) -> bool:
+        """One round of iterations; ``False`` if nothing came of it."""
+        before = splitting.iterations
+        try:
+            for _ in range(_ITERATIONS):
+                if self._request.deadline.remaining <= self._bound_seconds:
+                    break
+                splitting.step()
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return False
+        return splitting.iterations > before
+
+    def _bound(self, lift: Lift, splitting: Splitting) -> float:
+        begin = time.perf_counter()
+        upper = safe_upper(lift, splitting.multipliers)
+        self._bound_seconds = time.perf_counter() - begin
+        return upper
+
+    def _is_settled(self, lift: Lift, uppers: list[float]) -> bool:
+        """Whether more iterations are of no use."""
+        if uppers[-1] <= self._goal or self._is_refuted():
+            return True
+        splittable = (lift.signs == 0).any() and (self._max_nodes is None or self.nodes < self._max_nodes)
+        window, patience = (2, _BRANCH_PATIENCE) if splittable else (5, _FINAL_PATIENCE)
+        if len(uppers) <= window + 1:
+            return False
+        pace = (uppers[-1 - window] - uppers[-1]) / window
+        return uppers[-1] - self._goal > patience * pace
+
+    def _node(self, lift: Lift, upper: float, splitting: Splitting) -> _Node:
+        """What is kept of a solved part."""
+        means = splitting.means
+        scores = np.abs(lift.weights) * np.minimum(means[lift.active], means[lift.inactive])
+        scores = np.where(lift.signs == 0, scores, -1.0)
+        sample = int(np.argmax(scores)) if (lift.signs == 0).any() else -1
+        start = splitting.point
+        if self._root_start is None:
+            self._root_start = start
+        elif len(self._open) * 16 * lift.length**2 > _MEMORY:
+            start = self._root_start
+        return _Node(upper=upper, lift=lift, sample=sample, start=start)
+
+    def _learn(self, direction: FloatArray) -> None:
+        """Climb from where the relaxation has its mean, if that beats what is known."""
+        norm = float(np.linalg.norm(direction))
+        if not norm > 0.0:
+            return
+        point = direction[None] / norm
+        if float(self._problem.values(point)[0]) > self.lower * (1.0 + 1e-9):
+            points = np.concatenate([point, local_maxima(self._problem, point, num_starts=0), self.points])
+            self.points = points[np.argsort(-self._problem.values(points), kind="stable")][:16]
