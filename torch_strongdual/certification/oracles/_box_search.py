@@ -1,0 +1,211 @@
+"""What every box search does with its forest of cells: try the goal, come down a ladder of targets, learn from witnesses."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._box_forest import Progress
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+
+__all__ = ["Forest", "ForestFactory", "search_boxes"]
+
+FloatArray = NDArray[np.float64]
+
+_GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
+
+#: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
+_LADDER = (8.0, 4.0, 2.5, 1.8, 1.4, 1.2, 1.1, 1.05, 1.02)
+
+
+class Forest(Protocol):
+    """All faces of the cube, being searched: what is proven stays proven while the bound rises."""
+
+    @property
+    def cells(self) -> int:
+        """Cells examined so far."""
+
+    @property
+    def proven_fraction(self) -> float:
+        """Fraction of the cube's surface proven so far."""
+
+    def advance(self, bound: float, max_cells: int) -> Progress:
+        """One round of about ``max_cells`` cells; ``bound`` must not be smaller than in earlier rounds."""
+
+
+#: Makes the forest of a problem; called with whether the search may be over in a moment.
+ForestFactory = Callable[[SphereProblem, bool], Forest]
+
+
+def search_boxes(
+    problem: SphereProblem,
+    request: BoundRequest,
+    starts: FloatArray,
+    *,
+    plant: ForestFactory,
+    max_cells: int | None,
+    progress: Callable[[float, float], None] | None,
+) -> SphereBound:
+    """Prove ever smaller bounds until the request is met.
+
+    Args:
+        problem: As given to :meth:`AbstractTwoLayerOracle.maximise`.
+        request: When to stop.
+        starts: Unit vectors, best first.
+        plant: Makes a forest.
+        max_cells: Stop after this many cells; ``None`` for no limit but the deadline.
+        progress: Called after every round with the fraction of the surface proven and the bound it is proven for.
+    """
+    weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
+    problem = SphereProblem(
+        rows=np.ascontiguousarray(problem.rows[weight > 0]),
+        duals=np.ascontiguousarray(problem.duals[weight > 0]),
+        linear=np.ascontiguousarray(problem.linear),
+        one_sided=problem.one_sided,
+    )
+    search = _Search(
+        problem=problem,
+        request=request,
+        points=starts,
+        upper=_crude_upper(problem),
+        plant=plant,
+        max_cells=max_cells,
+        progress=progress,
+    )
+    search.run()
+    stats: dict[str, float | str] = {"cells": float(search.cells)}
+    if not request.is_met(search.upper, search.lower):
+        stats["limited_by"] = search.limited_by
+    return SphereBound(upper=search.upper, lower=search.lower, points=search.points, stats=stats)
+
+
+def _crude_upper(problem: SphereProblem) -> float:
+    """A bound that needs no search: exact where nothing is positive or rows are orthogonal."""
+    if problem.one_sided and not problem.linear.any() and not (problem.duals > 0).any():
+        return 0.0
+    duals = np.maximum(problem.duals, 0.0) if problem.one_sided else problem.duals
+    # ||Lam' (X u)_+|| <= ||Lam||_F ||X||_F and <= sum_i |Lam_i| |x_i|
+    row_norms = np.linalg.norm(problem.rows, axis=1)
+    relu = min(
+        float(np.linalg.norm(duals)) * float(np.linalg.norm(row_norms)), float(np.linalg.norm(duals, axis=1) @ row_norms)
+    )
+    if problem.one_sided and problem.num_rows <= _GRAM_ROWS:
+        # With d_i in {0, 1}: sum_i lam_i (x_i'u)_+ <= ||sum_i d_i lam_i x_i||, and the square is a sum over pairs of rows.
+        weighted = duals * problem.rows
+        squared = float(np.maximum(weighted @ weighted.T, 0.0).sum())
+        # gamma_{r + n^2} of the sum, gamma_{r + 2} |w_i| |w_j| of each inner product
+        squared += 2.0 * UNIT_ROUNDOFF * (problem.num_rows**2 + problem.rank + 8) * squared
+        squared += 4.0 * UNIT_ROUNDOFF * (problem.rank + 8) * float(np.linalg.norm(weighted, axis=1).sum()) ** 2
+        relu = min(relu, math.sqrt(squared))
+    allowance = 1.0 + 4.0 * (problem.rows.size + problem.duals.size + 16) * UNIT_ROUNDOFF
+    return (relu + float(np.linalg.norm(problem.linear))) * allowance
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """One run: what is proven, what is attained, and how the two approach each other."""
+
+    problem: SphereProblem
+    request: BoundRequest
+    points: FloatArray
+    upper: float
+    plant: ForestFactory
+    max_cells: int | None
+    progress: Callable[[float, float], None] | None
+    cells: int = 0
+    limited_by: str = "time"
+    _pace: float = 2e-6  # seconds a cell, measured as the search goes
+
+    @property
+    def lower(self) -> float:
+        """Best value attained."""
+        return float(np.max(self.problem.values(self.points), initial=0.0)) if len(self.points) else 0.0
+
+    @property
+    def goal(self) -> float:
+        """The bound that would satisfy the caller, never below what is attained."""
+        least = max(self.request.floor, self.request.target or 0.0, 1e-9 * self.problem.magnitude())
+        return max(least, (1.0 + max(self.request.rtol, 1e-10)) * self.lower)
+
+    def run(self) -> None:
+        """Try the goal at once; if that takes too long, come down a ladder of targets."""
+        if self.upper <= self.goal or self._is_refuted():
+            return
+        if self._prove(self.goal, budget=20_000):
+            return
+        for target in self._ladder():
+            if target < self.upper and not self._prove(target):
+                return
+            if self._is_refuted():
+                return
+
+    def _ladder(self) -> Iterator[float]:
+        for ratio in _LADDER:
+            if ratio * self.lower > self.goal:
+                yield ratio * self.lower
+        for _ in range(4):  # a goal may move up with the attained value, or be missed by a hair where the search stalled
+            if self.upper > self.goal:
+                yield self.goal
+
+    def _is_refuted(self) -> bool:
+        """Whether a counterexample to the caller's target is known, which is all that was asked."""
+        target = self.request.target
+        return target is not None and self.lower > (1.0 + self.request.rtol) * target
+
+    def _out_of_budget(self) -> bool:
+        if self.max_cells is not None and self.cells >= self.max_cells:
+            self.limited_by = "max_cells"
+            return True
+        return self.request.deadline.expired
+
+    def _prove(self, bound: float, budget: int | None = None) -> bool:
+        """Search until ``bound`` (or a larger one, if counterexamples or stalls raise it) is proven."""
+        forest = self.plant(self.problem, budget is not None)
+        lift = 1e-7
+        while not self._out_of_budget() and (budget is None or forest.cells < budget):
+            progress = self._advance(forest, bound)
+            if progress.is_proven:
+                self.upper = min(self.upper, bound)
+                return True
+            for point in progress.witnesses:
+                self._learn(point)
+            if progress.witnesses and self._is_refuted():
+                return True
+            if progress.witnesses:
+                bound = max(bound, self.goal)
+            if progress.is_stalled:
+                bound, lift = bound * (1.0 + lift), 4.0 * lift
+        return False
+
+    def _advance(self, forest: Forest, bound: float) -> Progress:
+        """One round of about a tenth of a second, since compiled code cannot be interrupted."""
+        chunk = max(16, min(int(0.1 / self._pace), 1_000_000))
+        if self.max_cells is not None:
+            chunk = min(2_000, self.max_cells - self.cells)  # of fixed size, so that the answer can be repeated
+        if self.cells == 0:
+            chunk = min(chunk, 64)
+        before, begin = forest.cells, time.perf_counter()
+        # 64 u less: the unit vectors of the vector bound, and the comparison with bound * ||p||, are rounded too.
+        progress = forest.advance(bound * (1.0 - 64 * UNIT_ROUNDOFF), chunk)
+        done = max(forest.cells - before, 1)
+        if self.cells:
+            self._pace = 0.5 * self._pace + 0.5 * (time.perf_counter() - begin) / done
+        self.cells += forest.cells - before
+        if self.progress is not None:
+            self.progress(forest.proven_fraction, bound)
+        return progress
+
+    def _learn(self, point: FloatArray) -> None:
+        """Climb from a point the search found, and keep the maximum it leads to."""
+        found = local_maxima(self.problem, point[None], num_starts=0)
+        points = np.concatenate([point[None], found, self.points])
+        self.points = points[np.argsort(-self.problem.values(points), kind="stable")][:16]
