@@ -3,6 +3,7 @@
 from torch_strongdual.certification._certify import certify as certify
 from torch_strongdual.certification._dual_norm import dual_norm_bound as dual_norm_bound
 from torch_strongdual.certification._dual_norm import max_path_decay as max_path_decay
+from torch_strongdual.certification._reduce_branches import reduce_branches as reduce_branches
 from torch_strongdual.certification.certificate import Certificate as Certificate
 from torch_strongdual.certification.certificate import CertificateScope as CertificateScope
 from torch_strongdual.certification.certificate import CertificateStatus as CertificateStatus
