@@ -198,6 +198,15 @@ def test_what_has_no_second_method_is_never_called_verified() -> None:
     assert "no second method" in str(report)
 
 
+@pytest.mark.parametrize("loss", [*REGRESSION, *CLASSIFICATION, nn.BCEWithLogitsLoss()], ids=repr)
+def test_the_zero_point_proves_a_bound_of_zero(loss: nn.Module) -> None:
+    """Above the largest useful path decay, or where nothing better is proven, bounds of zero are issued."""
+    issued = Issued("linear", nn.MSELoss(), 3)
+    point = torch.zeros(11, 3, dtype=torch.float64)
+    zero = dataclasses.replace(issued.certificate, dual_point=point, dual_bound=0.0)
+    assert issued.verdict(zero, loss=loss, targets=targets_for(loss, 11, 3)) is VerificationVerdict.VERIFIED
+
+
 def test_nothing_proven_is_nothing_to_verify() -> None:
     issued = Issued("plane", nn.MSELoss())
     vacuous = dataclasses.replace(issued.certificate, dual_bound=-math.inf, dual_point=None)

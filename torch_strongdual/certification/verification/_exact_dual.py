@@ -105,7 +105,7 @@ def _entropies(targets: Rows, point: Rows, count: Fraction) -> ExactDual:
             term, scale = _row_entropy(masses)
             total, size = total + term, size + scale
         value, error = Fraction(total) / count, Fraction(size * _ERROR) / count
-    return ExactDual(lower=value - error, upper=value + error)
+    return ExactDual(lower=max(value - error, Fraction(0)), upper=value + error)  # entropies are never negative
 
 
 def _row_entropy(masses: Sequence[Fraction]) -> tuple[Decimal, Decimal]:
