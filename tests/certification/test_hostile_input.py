@@ -95,6 +95,31 @@ def test_infinite_options_are_refused() -> None:
         dual_norm_bound(net(), inputs.tolist(), targets)
 
 
+@pytest.mark.parametrize("wrong", [None, 3, object()])
+def test_inputs_that_are_no_data_are_refused(wrong: object) -> None:
+    with pytest.raises(InvalidInputError, match="`inputs` is"):
+        certify(net(), wrong, loss=nn.MSELoss(), path_decay=0.1)  # type: ignore[arg-type]
+
+
+def test_arrays_sparse_and_meta_tensors_are_refused() -> None:
+    inputs, targets = data()
+    with pytest.raises(InvalidInputError, match="as_tensor"):
+        certify(net(), inputs.numpy(), targets, loss=nn.MSELoss(), path_decay=0.1)
+    with pytest.raises(InvalidInputError, match="to_dense"):
+        certify(net(), inputs.to_sparse(), targets, loss=nn.MSELoss(), path_decay=0.1)
+    with pytest.raises(InvalidInputError, match="meta"):
+        certify(net(), inputs, targets.to("meta"), loss=nn.MSELoss(), path_decay=0.1)
+
+
+def test_a_hundred_thousand_rows_take_seconds_at_most() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(100_000, size, generator=generator, dtype=torch.float64) for size in (3, 1))
+    branch = nn.Sequential(nn.Linear(3, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+    found = dual_norm_bound(branch, inputs, targets, time_budget=0.5)
+    assert found.lower <= found.upper < math.inf
+    assert float(found.stats["seconds"]) < 15.0
+
+
 @pytest.mark.parametrize("option", [{"path_decay": -1.0}, {"penalty": "l1"}])
 def test_options_are_checked_before_non_finite_data_are_reported(option: dict[str, object]) -> None:
     inputs, targets = data()

@@ -26,12 +26,29 @@ def gathered(inputs: Tensor | Iterable[Any], targets: Tensor | None) -> tuple[Te
     if isinstance(inputs, Tensor):
         if not isinstance(targets, Tensor):
             raise InvalidInputError(f"`targets` is {type(targets).__name__}; expected a tensor, since `inputs` is one.")
-        return inputs, targets
+        return _checked(inputs, targets)
     if targets is not None:
         raise InvalidInputError(
-            f"`targets` is given beside `inputs` of type {type(inputs).__name__}; expected None with batches."
+            f"`inputs` is {type(inputs).__name__} beside `targets` of type {type(targets).__name__}; expected two tensors "
+            "(`torch.as_tensor` makes them), or batches and no targets."
         )
-    return gather_batches(inputs)
+    if not isinstance(inputs, Iterable):
+        raise InvalidInputError(
+            f"`inputs` is {type(inputs).__name__}; expected a tensor, or an iterable of (inputs, targets) batches."
+        )
+    return _checked(*gather_batches(inputs))
+
+
+def _checked(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse tensors that hold no numbers to compute with."""
+    for name, tensor in (("inputs", inputs), ("targets", targets)):
+        if tensor.layout != torch.strided:
+            raise InvalidInputError(
+                f"`{name}` has layout {tensor.layout}; expected a dense tensor. Convert with `.to_dense()`."
+            )
+        if tensor.is_meta:
+            raise InvalidInputError(f"`{name}` is on the meta device and holds no numbers; expected real data.")
+    return inputs, targets
 
 
 def gather_batches(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:

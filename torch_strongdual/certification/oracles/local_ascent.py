@@ -11,6 +11,8 @@ __all__ = ["local_maxima"]
 
 FloatArray = NDArray[np.float64]
 
+_MANY_ROWS = 20_000
+
 
 def local_maxima(
     problem: SphereProblem,
@@ -42,20 +44,32 @@ def local_maxima(
     if problem.rank == 0:
         return np.zeros((0, 0))
     points = _unit(np.concatenate([_first_guesses(problem, num_starts, seed), *([] if starts is None else [starts])]))
-    points = _gradient_ascent(problem, points)
+    points = _gradient_ascent(_thinned(problem, seed), points)
     points = _distinct(problem, points, 2 * num_kept)
+    share = min(1.0, _MANY_ROWS / max(problem.num_rows, 1))  # time is bounded: with many rows fewer iterations
     for _ in range(4):
-        points = _convex_concave_step(problem, points)
+        points = _convex_concave_step(problem, points, num_iterations=max(8, int(120 * share)))
     points = _distinct(problem, points, num_kept)
     # The best few decide how tight a bound looks: bring them to the top.
     best, rest = points[:3], points[3:]
     for _ in range(12):
-        climbed = _convex_concave_step(problem, best, num_iterations=400)
+        climbed = _convex_concave_step(problem, best, num_iterations=max(20, int(400 * share)))
         gained = problem.values(climbed) - problem.values(best)
         best = climbed
         if float(np.max(gained, initial=0.0)) <= 1e-9 * problem.magnitude():
             break
     return _distinct(problem, np.concatenate([best, rest]), num_kept)
+
+
+def _thinned(problem: SphereProblem, seed: int) -> SphereProblem:
+    """The problem on a sample of its rows if there are many: where it is large, the whole is mostly large, too."""
+    if problem.num_rows <= _MANY_ROWS:
+        return problem
+    rows = np.sort(np.random.default_rng(seed).choice(problem.num_rows, _MANY_ROWS // 4, replace=False))
+    scale = problem.num_rows / len(rows)
+    return SphereProblem(
+        rows=problem.rows[rows], duals=scale * problem.duals[rows], linear=problem.linear, one_sided=problem.one_sided
+    )
 
 
 def _first_guesses(problem: SphereProblem, number: int, seed: int) -> FloatArray:
