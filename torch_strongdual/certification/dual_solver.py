@@ -77,13 +77,16 @@ class DualSolver:
         if self._oracle_state is None:
             self._oracle_state = self.oracle.init(self.problem.spec, self.problem.inputs)
 
-    def step(self, weights: ParallelWeights, *, rtol: float, deadline: Deadline) -> Certificate:
+    def step(
+        self, weights: ParallelWeights, *, rtol: float, deadline: Deadline, max_rounds: int = _MAX_ROUNDS
+    ) -> Certificate:
         """Certify ``weights`` as well as the time allows.
 
         Args:
-            weights: The network now.
+            weights: The network now. Gates have to be among those of the problem.
             rtol: Relative gap at which to stop.
             deadline: When to stop.
+            max_rounds: Rounds of column generation at most; 0 leaves it at the residual of the network.
 
         Raises:
             SoundnessError: If a bound comes out above an attained value. That is a bug; nothing is proven then.
@@ -96,9 +99,27 @@ class DualSolver:
         run = _Run(self, primal, rtol, deadline)
         run.try_candidate(self.problem.dual_candidate(primal.outputs), "residual")
         if not (run.is_done() or run.is_solved()):
-            run.generate_columns(weights)
+            run.generate_columns(weights, max_rounds)
         status = CertificateStatus.CERTIFIED if run.is_certified() else run.open_status()
         return self._certificate(primal, rtol, status, run.stats, run.improving_branches())
+
+    def assess(self, weights: ParallelWeights, *, rtol: float) -> Certificate:
+        """What the best bound says of ``weights``, without any new work on the bound.
+
+        Args:
+            weights: A network; gates have to be among those of the problem.
+            rtol: Relative gap up to which it is called certified.
+
+        Raises:
+            SoundnessError: If the bound lies above what the network attains.
+        """
+        primal = self.problem.primal(weights)
+        if not math.isfinite(primal.value):
+            return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
+        run = _Run(self, primal, rtol, Deadline(0.0))
+        run.check_sound()
+        status = CertificateStatus.CERTIFIED if run.is_certified() else CertificateStatus.GAP_OPEN
+        return self._certificate(primal, rtol, status, {"attainable_objective": self.attainable}, ())
 
     def bound_dual_norm(self, candidate: Tensor, request: BoundRequest) -> DualNormBound:
         """Ask the oracle, and remember its witnesses."""
@@ -222,16 +243,18 @@ class _Run:
         value = -math.inf
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
+        known = math.inf
         for rtol in (max(fine, 2e-2), fine):
-            request = BoundRequest(rtol=rtol, floor=limit, deadline=self.deadline)
+            request = BoundRequest(rtol=rtol, floor=limit, known_upper=known, deadline=self.deadline)
             self.last = self.solver.bound_dual_norm(candidate, request)
             if source == "residual":
                 self.residual_witnesses = self.last.witnesses
-            proven = self.problem.scaled_bound(candidate, max(self.last.upper, 1e-300))
+            known = min(known, self.last.upper)
+            proven = self.problem.scaled_bound(candidate, max(known, 1e-300))
             value = max(value, proven.value)
             if self.solver.offer(proven, {"dual_point_from": source, "oracle": self.last.stats.get("oracle", "")}):
                 self.source = source
-            self._check_sound()
+            self.check_sound()
             if self.is_done() or rtol == fine or not self._would_pay(candidate, proven.value):
                 break
         return value
@@ -243,7 +266,7 @@ class _Run:
         hoped = self.problem.loss.dual_objective(scale * candidate)
         return self.relative_gap(hoped) <= max(self.rtol, 0.7 * self.relative_gap(proven))
 
-    def _check_sound(self) -> None:
+    def check_sound(self) -> None:
         """A bound above an attained value is a bug in the bound: withdraw it and say so."""
         best = self.solver.best.value
         attained = min(self.primal.value, self.problem.null_value())
@@ -256,12 +279,12 @@ class _Run:
                 dual_bound=best,
             )
 
-    def generate_columns(self, weights: ParallelWeights) -> None:
+    def generate_columns(self, weights: ParallelWeights, max_rounds: int) -> None:
         """Solve the dual over a growing set of branches until certified, out of time or stuck."""
         atoms = AtomSet.of_network(self.problem, weights)
         atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.solver._witnesses))
         stuck = 0
-        while atoms.features.shape[1] and not (self.is_done() or self.is_solved()) and self.rounds < _MAX_ROUNDS and stuck < 3:
+        while atoms.features.shape[1] and not (self.is_done() or self.is_solved()) and self.rounds < max_rounds and stuck < 3:
             self.rounds += 1
             known = len(self.solver._witnesses)
             try:

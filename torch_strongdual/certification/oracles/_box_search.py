@@ -54,6 +54,7 @@ def search_boxes(
     plant: ForestFactory,
     max_cells: int | None,
     progress: Callable[[float, float], None] | None,
+    short_search: int = 20_000,
 ) -> SphereBound:
     """Prove ever smaller bounds until the request is met.
 
@@ -64,6 +65,7 @@ def search_boxes(
         plant: Makes a forest.
         max_cells: Stop after this many cells; ``None`` for no limit but the deadline.
         progress: Called after every round with the fraction of the surface proven and the bound it is proven for.
+        short_search: Cells spent on the goal itself before coming down the ladder.
     """
     weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
     problem = SphereProblem(
@@ -76,10 +78,11 @@ def search_boxes(
         problem=problem,
         request=request,
         points=starts,
-        upper=_crude_upper(problem),
+        upper=min(_crude_upper(problem), request.known_upper),
         plant=plant,
         max_cells=max_cells,
         progress=progress,
+        short_search=short_search,
     )
     search.run()
     stats: dict[str, float | str] = {"cells": float(search.cells)}
@@ -121,6 +124,7 @@ class _Search:
     plant: ForestFactory
     max_cells: int | None
     progress: Callable[[float, float], None] | None
+    short_search: int
     cells: int = 0
     limited_by: str = "time"
     _pace: float = 2e-6  # seconds a cell, measured as the search goes
@@ -140,7 +144,7 @@ class _Search:
         """Try the goal at once; if that takes too long, come down a ladder of targets."""
         if self.upper <= self.goal or self._is_refuted():
             return
-        if self._prove(self.goal, budget=20_000):
+        if self._prove(self.goal, budget=self.short_search):
             return
         for target in self._ladder():
             if target < self.upper and not self._prove(target):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ class BoundRequest:
     Args:
         rtol: Stop as soon as ``upper <= (1 + rtol) * lower``.
         floor: Stop as soon as ``upper <= floor``: values below it make no difference to the caller.
+        known_upper: A bound proven before for the same dual point; only smaller ones are of use.
         target: If given, also stop as soon as ``upper <= target`` (proven small enough) or
             ``lower > (1 + rtol) * target`` (a counterexample is all the caller needs).
         deadline: Return what there is when it expires.
@@ -29,6 +31,7 @@ class BoundRequest:
 
     rtol: float = 1e-2
     floor: float = 0.0
+    known_upper: float = math.inf
     target: float | None = None
     deadline: Deadline
 

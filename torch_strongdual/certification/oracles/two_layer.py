@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from abc import abstractmethod
@@ -178,7 +179,7 @@ def two_sided_bound(
     for index in sorted(range(2), key=lambda i: -best[i]):
         floor = max(request.floor, (1.0 + request.rtol) * lower)
         deadline = request.deadline if bounds else request.deadline.fraction(0.6)
-        asked = BoundRequest(rtol=request.rtol, floor=floor, target=request.target, deadline=deadline)
+        asked = dataclasses.replace(request, floor=floor, deadline=deadline)
         bounds.append(oracle.maximise(halves[index], asked, ascents[index]))
         lower = max(lower, bounds[-1].lower)
     points = np.concatenate([b.points for b in bounds])
@@ -210,6 +211,8 @@ def _rescaled(request: BoundRequest, *units: float) -> BoundRequest:
     return BoundRequest(
         rtol=request.rtol * (1.0 - 1e-6),
         floor=divided(request.floor),
+        # Not stricter: this one is taken for proven.
+        known_upper=in_units(request.known_upper, *(1.0 / unit for unit in units)) * (1.0 + 1e-9),
         target=None if request.target is None else divided(request.target),
         deadline=request.deadline,
     )
