@@ -5,6 +5,9 @@ from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest 
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle as AngularSweepOracle
 from torch_strongdual.certification.oracles.auto_oracle import AutoOracle as AutoOracle
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle as AutoTwoLayerOracle
+from torch_strongdual.certification.oracles.batched_box_branch_and_bound import (
+    BatchedBoxBranchAndBound as BatchedBoxBranchAndBound,
+)
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound as BoxBranchAndBound
 from torch_strongdual.certification.oracles.composition import FirstTight as FirstTight
 from torch_strongdual.certification.oracles.composition import Tightest as Tightest
