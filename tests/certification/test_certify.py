@@ -362,3 +362,18 @@ def test_time_budget_is_kept() -> None:
     assert certificate.status is CertificateStatus.BUDGET_EXHAUSTED
     assert certificate.stats["seconds"] < 10.0  # type: ignore[operator]
     assert math.isfinite(certificate.dual_bound)
+
+
+def test_an_open_certificate_says_what_keeps_it_open() -> None:
+    inputs, targets = data()
+    untrained = certify(relu_net(), inputs, targets, loss=nn.MSELoss(), path_decay=0.05)
+    assert "train longer" in str(untrained.stats["reason"])
+    assert str(untrained.stats["reason"]) in str(untrained)
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(150, 16, generator=generator, dtype=torch.float64)
+    answers = torch.randn(150, 1, generator=generator, dtype=torch.float64)
+    loose = relu_net(16, num_branches=200)
+    train(loose, wide, answers, nn.MSELoss(), 0.02, steps=300)
+    certificate = certify(loose, wide, answers, loss=nn.MSELoss(), path_decay=0.02, rtol=1e-4, time_budget=2.0)
+    assert not certificate.is_certified
+    assert "dual norm" in str(certificate.stats["reason"])

@@ -114,10 +114,15 @@ class Certificate:
     def __str__(self) -> str:
         """One sentence with the numbers, one with the advice."""
         if not math.isfinite(self.dual_bound):
-            return f"objective {self.primal_value:.6g}, nothing proven about the optimum. {self.status.value}"
+            return f"objective {self.primal_value:.6g}, nothing proven about the optimum. {self._advice()}"
         percent = f"{100 * self.relative_gap:.2g} %"
         interval = f"[{self.dual_bound:.6g}, {self.primal_value:.6g}]"
         head = f"objective {self.primal_value:.6g}, proven optimum in {interval}, gap {percent}"
         if self.is_certified:
             return f"{head} -> globally optimal to {percent} among {self.scope.value}"
-        return f"{head} -> not certified at {100 * self.rtol:.2g} %. {self.status.value}"
+        return f"{head} -> not certified at {100 * self.rtol:.2g} %. {self._advice()}"
+
+    def _advice(self) -> str:
+        """The status in words, and what exactly keeps the gap open."""
+        reason = self.stats.get("reason", "")
+        return f"{self.status.value} It is {reason}." if reason else self.status.value

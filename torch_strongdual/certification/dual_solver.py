@@ -77,9 +77,7 @@ class DualSolver:
         if self._oracle_state is None:
             self._oracle_state = self.oracle.init(self.problem.spec, self.problem.inputs)
 
-    def step(
-        self, weights: ParallelWeights, *, rtol: float, deadline: Deadline, max_rounds: int = _MAX_ROUNDS
-    ) -> Certificate:
+    def step(self, weights: ParallelWeights, *, rtol: float, deadline: Deadline, max_rounds: int = _MAX_ROUNDS) -> Certificate:
         """Certify ``weights`` as well as the time allows.
 
         Args:
@@ -206,6 +204,8 @@ class _Run:
         stats = {**self.last.stats, "dual_norm_upper": self.last.upper, "dual_norm_lower": self.last.lower}
         stats["attainable_objective"] = self.solver.attainable
         stats |= {"rounds": float(self.rounds), "bound_from": self.source, "seconds": self.deadline.elapsed}
+        if not self.is_certified():
+            stats["reason"] = self.reason()
         return stats | ({"solver_failure": self.failure} if self.failure else {})
 
     def relative_gap(self, bound: float) -> float:
@@ -227,6 +227,21 @@ class _Run:
         attainable, bound = self.solver.attainable, self.solver.best.value
         known = attainable - bound <= 0.2 * self.rtol * self.solver.scale(attainable, bound)
         return math.isinf(self.last.upper) or known
+
+    def reason(self) -> str:
+        """What keeps the gap open: the network, or the proof, whichever is farther from the other."""
+        best, attainable = self.solver.best.value, self.solver.attainable
+        scale = self.solver.scale(self.primal.value, best)
+        excess, unproven = (self.primal.value - attainable) / scale, (attainable - best) / scale
+        if excess >= unproven:
+            return (
+                f"open because a network with objective {attainable:.6g} exists, {100 * excess:.2g} % lower: train longer or add "
+                "`improving_branches`"
+            )
+        looseness = self.last.upper / max(self.last.lower, self.problem.dual_norm_limit) - 1.0
+        limited_by = self.last.stats.get("limited_by", "the time for column generation" if self.deadline.expired else "rtol")
+        name = self.last.stats.get("oracle", type(self.solver.oracle).__name__)
+        return f"open because {name} knows the dual norm to {100 * looseness:.2g} % only, limited by {limited_by}"
 
     def open_status(self) -> CertificateStatus:
         """Why the gap is open."""
