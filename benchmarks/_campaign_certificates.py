@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -62,6 +63,7 @@ def _certificates(generator: Generator, *, kind: str) -> Iterator[tuple[str, flo
     report = verify_certificate(certificate, net, inputs, given, loss=module, path_decay=path_decay, time_budget=3.0)
     yield ("" if report.verdict is not VerificationVerdict.REFUTED else f"{loss}: {report}"), None
     try:
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate", category=UserWarning)
         if kind == "relu":
             optimum = convex_program_optimum(rows, targets, loss, path_decay, slope=slope, bias=has_bias).value
         elif kind == "linear":

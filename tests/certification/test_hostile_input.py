@@ -92,7 +92,7 @@ def test_infinite_options_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="time_budget"):
         dual_norm_bound(net(), inputs, targets, time_budget=math.nan)
     with pytest.raises(InvalidInputError, match="`inputs` is list"):
-        dual_norm_bound(net(), inputs.tolist(), targets)
+        dual_norm_bound(net(), inputs.tolist(), targets)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [None, 3, object()])
