@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._dnn_contraction import Contraction
 from torch_strongdual.certification.oracles._dnn_lift import Lift
+from torch_strongdual.certification.oracles._dnn_sets import ProductCone, SemidefiniteFace
 
 __all__ = ["Splitting", "SplittingPoint"]
 
@@ -37,30 +37,20 @@ class SplittingPoint:
 class Splitting:
     r"""Alternating direction method of multipliers for :math:`\max \langle C, Y \rangle` over the moments :math:`Y = E[e e']`.
 
-    Y is to lie in two sets, each of them easy to project on. One is the face :math:`\{Q \Gamma Q' : \Gamma \succeq 0\}` of the
-    semidefinite cone, Q an orthonormal basis of the range of the lift's E: an eigendecomposition of order 1 + r + \|F\|. The
-    other has :math:`Y_{11} = 1`, :math:`\operatorname{tr} Y_{uu} = 1`, nonnegative products of entries of z and s,
-    :math:`Y_{z_i s_i} = 0` and :math:`\|Y_{u z_i}\| \le Y_{1 z_i}`, :math:`\|Y_{u s_i}\| \le Y_{1 s_i}`. What the second
-    projection adds is a multiplier of these constraints, of the right signs by construction.
+    Y is to lie in two sets, each of them easy to project on: a :class:`SemidefiniteFace` and a :class:`ProductCone`. What the
+    second projection adds is a multiplier of its constraints, of the right signs by construction.
 
     Args:
         lift: With weights and linear part of norm about one, for which the default penalty is tuned.
         device: Where the iterations run, in float64.
         start: Where to begin.
-
-    References:
-        Oliveira, Wolkowicz, Xu, "ADMM for the SDP relaxation of the QAP", Math. Prog. Comp. 10, 2018 (the face).
     """
 
     def __init__(self, lift: Lift, *, device: torch.device, start: SplittingPoint | None = None) -> None:
-        self._rank, self._num_rows = lift.rank, lift.num_rows
-        basis, triangle = np.linalg.qr(lift.expansion)  # E = QR; its singular values are at least 1
-        self._basis = torch.from_numpy(basis).to(device)  # (1 + r + 2 n, 1 + r + |F|)
-        self._inverse = torch.from_numpy(np.linalg.inv(triangle)).to(device)
-        self._contraction = Contraction(lift, device=device)
+        self._face, self._cone = SemidefiniteFace(lift, device=device), ProductCone(lift)
         self._objective = torch.from_numpy(lift.objective).to(device)
         if start is None:
-            moments = self._project(self._basis @ self._basis.T / self._basis.shape[1])
+            moments = self._cone.project(self._face.centre())
             start = SplittingPoint(moments=moments, prices=-self._objective, penalty=0.2)
         self._point = start
         self._residual = torch.zeros_like(start.moments)
@@ -87,14 +77,10 @@ class Splitting:
     def step(self) -> None:
         """One iteration; raises ``torch.linalg.LinAlgError`` where the eigendecomposition fails."""
         moments, prices, penalty = self._point.moments, self._point.prices, self._point.penalty
-        inner = self._inverse.T @ self._contraction(moments - prices / penalty) @ self._inverse
-        values, vectors = torch.linalg.eigh(0.5 * (inner + inner.T))
-        positive = values > 0.0
-        factor = self._basis @ (vectors[:, positive] * values[positive].sqrt())
-        face = factor @ factor.T
+        face = self._face.project(moments - prices / penalty)
         relaxed = _RELAXATION * face + (1.0 - _RELAXATION) * moments
         target = relaxed + (prices + self._objective) / penalty
-        projected = self._project(target)
+        projected = self._cone.project(target)
         self._residual = penalty * (projected - target)
         self._point = SplittingPoint(moments=projected, prices=prices + penalty * (relaxed - projected), penalty=penalty)
         self._disagreement = float(torch.linalg.norm(face - projected))
@@ -111,27 +97,3 @@ class Splitting:
         ratio = min(max((primal / dual) ** 0.5, 0.3), 3.0)
         if not 0.5 <= ratio <= 2.0:
             self._point = SplittingPoint(moments=moments, prices=prices, penalty=self._point.penalty * ratio)
-
-    def _project(self, target: Tensor) -> Tensor:
-        """Nearest point of the second set."""
-        first, number = 1 + self._rank, self._num_rows
-        result = target.clone()
-        result[first:, first:].clamp_(min=0.0)
-        result[first : first + number, first + number :].fill_diagonal_(0.0)
-        result[first + number :, first : first + number].fill_diagonal_(0.0)
-        heights, vectors = _project_on_cones(target[0, first:], target[1:first, first:])
-        result[0, first:], result[first:, 0] = heights, heights
-        result[1:first, first:], result[first:, 1:first] = vectors, vectors.T
-        result[0, 0] = 1.0
-        diagonal = result.diagonal()[1:first]
-        diagonal += (1.0 - diagonal.sum()) / self._rank
-        return result
-
-
-def _project_on_cones(heights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:  # (m,), (r, m)
-    """Nearest points with ``||vector|| <= height``, column by column."""
-    norms = torch.linalg.norm(vectors, dim=0)
-    surface = (0.5 * (heights + norms)).clamp(min=0.0)
-    inside = norms <= heights
-    shrink = torch.where(inside, torch.ones_like(norms), surface / norms.clamp(min=torch.finfo(norms.dtype).tiny))
-    return torch.where(inside, heights, surface), vectors * shrink
