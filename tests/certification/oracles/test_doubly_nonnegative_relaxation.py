@@ -111,7 +111,6 @@ class TestOneOutput(OracleContract):
 class TestTwoOutputs(OracleContract):
     rtol = 1e-2
     looseness = None
-    seconds = 1.0
 
     def make_oracle(self) -> DoublyNonnegativeRelaxation:
         return DoublyNonnegativeRelaxation(max_nodes=1)
