@@ -53,7 +53,7 @@ class AtomSet:
     @classmethod
     def of_network(cls, problem: TrainingProblem, weights: ParallelWeights) -> AtomSet:
         """Every last hidden unit of every live branch; coefficients are the network's own last layer."""
-        masks = problem.spec.gate_masks(problem.inputs)
+        masks = weights.spec.gate_masks(problem.inputs)  # its branches may be fewer or more than those of the problem's spec
         features = branch_features(
             problem.spec.branch_inputs(problem.inputs), weights.weights[:-1], problem.spec.negative_slopes, masks
         )
