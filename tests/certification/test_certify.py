@@ -343,6 +343,7 @@ MISTAKES: dict[str, tuple[dict[str, object], type[Exception], str]] = {
         UnsupportedModelError,
         "bias=False",
     ),
+    "oracle name": ({"oracle": "auto"}, InvalidInputError, "oracle object"),
     "oracle": ({"oracle": LinearOracle()}, UnsupportedModelError, "LinearOracle cannot certify"),
 }
 
@@ -377,3 +378,14 @@ def test_an_open_certificate_says_what_keeps_it_open() -> None:
     certificate = certify(loose, wide, answers, loss=nn.MSELoss(), path_decay=0.02, rtol=1e-4, time_budget=2.0)
     assert not certificate.is_certified
     assert "dual norm" in str(certificate.stats["reason"])
+
+
+def test_a_perfect_zero_net_is_certified() -> None:
+    inputs, _ = data()
+    net = relu_net()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    certificate = certify(net, inputs, torch.zeros(len(inputs), 1), loss=nn.MSELoss(), path_decay=0.1)
+    assert certificate.is_certified
+    assert certificate.relative_gap == 0.0

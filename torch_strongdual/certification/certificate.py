@@ -12,7 +12,10 @@ from torch import Tensor
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.errors import CertificationError
 
-__all__ = ["Certificate", "CertificateScope", "CertificateStatus", "DualBound"]
+__all__ = ["SMALLEST_GAP", "Certificate", "CertificateScope", "CertificateStatus", "DualBound"]
+
+#: What rounding up a zero objective may leave: gaps of this size are zero.
+SMALLEST_GAP = 1e-290
 
 
 class CertificateStatus(enum.Enum):
@@ -96,8 +99,8 @@ class Certificate:
 
     @property
     def relative_gap(self) -> float:
-        """``gap / scale``; 0 when both are 0, ``inf`` when nothing is proven."""
-        if self.gap == 0.0:
+        """``gap / scale``; 0 when both are 0 up to underflow, ``inf`` when nothing is proven."""
+        if self.gap <= SMALLEST_GAP:
             return 0.0
         return self.gap / self.scale if self.scale > 0.0 else math.inf
 

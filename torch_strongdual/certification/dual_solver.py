@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
+from torch_strongdual.certification.certificate import SMALLEST_GAP, Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
 from torch_strongdual.certification.restricted_dual import AtomSet, solve_restricted_dual
 from torch_strongdual.certification.training_problem import PrimalValue, TrainingProblem
-from torch_strongdual.errors import SolverError, SoundnessError, UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, SolverError, SoundnessError, UnsupportedModelError
 from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["DualSolver"]
@@ -56,6 +56,8 @@ class DualSolver:
     def __init__(self, problem: TrainingProblem, oracle: AbstractDualNormOracle | None = None) -> None:
         self.problem = problem
         self.oracle = AutoOracle() if oracle is None else oracle
+        if not isinstance(self.oracle, AbstractDualNormOracle):
+            raise InvalidInputError(f"`oracle` is {oracle!r}; expected an oracle object such as AutoOracle(), or None.")
         if (reason := self.oracle.supports(problem.spec)) is not None:
             raise UnsupportedModelError(f"{type(self.oracle).__name__} cannot certify {problem.spec}: {reason}.")
         self.best = DualBound.vacuous()
@@ -212,11 +214,11 @@ class _Run:
         """Gap that a dual bound of this value would leave."""
         gap = self.primal.value - bound
         scale = self.solver.scale(self.primal.value, bound)
-        return 0.0 if gap == 0.0 else gap / scale if scale > 0 else math.inf
+        return 0.0 if gap <= SMALLEST_GAP else gap / scale if scale > 0 else math.inf
 
     def is_certified(self) -> bool:
         """Whether the best bound is close enough."""
-        return self.relative_gap(self.solver.best.value) <= self.rtol
+        return math.isfinite(self.solver.best.value) and self.relative_gap(self.solver.best.value) <= self.rtol
 
     def is_done(self) -> bool:
         """Whether there is nothing left to do, or no time."""
@@ -231,13 +233,11 @@ class _Run:
     def reason(self) -> str:
         """What keeps the gap open: the network, or the proof, whichever is farther from the other."""
         best, attainable = self.solver.best.value, self.solver.attainable
-        scale = self.solver.scale(self.primal.value, best)
+        scale = max(self.solver.scale(self.primal.value, best), SMALLEST_GAP)
         excess, unproven = (self.primal.value - attainable) / scale, (attainable - best) / scale
         if excess >= unproven:
-            return (
-                f"open because a network with objective {attainable:.6g} exists, {100 * excess:.2g} % lower: train longer or add "
-                "`improving_branches`"
-            )
+            better = f"a network with objective {attainable:.6g} exists, {100 * excess:.2g} % lower"
+            return f"open because {better}: train longer or add `improving_branches`"
         looseness = self.last.upper / max(self.last.lower, self.problem.dual_norm_limit) - 1.0
         limited_by = self.last.stats.get("limited_by", "the time for column generation" if self.deadline.expired else "rtol")
         name = self.last.stats.get("oracle", type(self.solver.oracle).__name__)
@@ -260,7 +260,9 @@ class _Run:
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
         known = math.inf
         for rtol in (max(fine, 2e-2), fine):
-            request = BoundRequest(rtol=rtol, floor=limit, known_upper=known, deadline=self.deadline)
+            # The coarse answer must leave time for column generation.
+            deadline = self.deadline if rtol == fine else self.deadline.fraction(0.4)
+            request = BoundRequest(rtol=rtol, floor=limit, known_upper=known, deadline=deadline)
             self.last = self.solver.bound_dual_norm(candidate, request)
             if source == "residual":
                 self.residual_witnesses = self.last.witnesses

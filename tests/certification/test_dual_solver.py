@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.references.convex_program import convex_program_optimum
+from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem
+from torch_strongdual.certification.oracles import GatedOracle
+from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.losses import HalfSquaredLoss
+from torch_strongdual.nn import ParallelNet, ParallelWeights
+
+
+def make_data(num_samples: int = 7, num_inputs: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(num_samples, num_inputs, generator=generator, dtype=torch.float64)
+    return inputs, torch.randn(num_samples, 1, generator=generator, dtype=torch.float64)
+
+
+def make_net(seed: int = 0, num_branches: int = 5) -> ParallelNet:
+    torch.manual_seed(seed)
+    layers = nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)
+    return ParallelNet(*layers, num_branches=num_branches, dtype=torch.float64)
+
+
+def make_problem(loss: nn.Module | None = None, path_decay: float = 0.4) -> TrainingProblem:
+    inputs, targets = make_data()
+    loss = HalfSquaredLoss() if loss is None else loss
+    return TrainingProblem.from_model(make_net(), inputs, targets, loss=loss, path_decay=path_decay)
+
+
+def step(solver: DualSolver, net: ParallelNet, rtol: float = 1e-4) -> float:
+    certificate = solver.step(ParallelWeights.from_module(net), rtol=rtol, deadline=Deadline(30.0))
+    assert certificate.dual_bound == solver.best.value
+    return certificate.dual_bound
+
+
+@pytest.mark.parametrize(("loss", "name"), [(HalfSquaredLoss(), "squared"), (nn.L1Loss(reduction="sum"), "absolute")])
+def test_column_generation_reaches_the_optimum_from_any_network(loss: nn.Module, name: str) -> None:
+    """The bound is a property of the problem: a random network of five branches is enough to start from."""
+    inputs, targets = make_data()
+    truth = convex_program_optimum(inputs.numpy(), targets.numpy(), name, 0.4).value
+    for seed in range(4):
+        bound = step(DualSolver(make_problem(loss)), make_net(seed))
+        assert bound <= truth * (1 + 1e-8)
+        assert bound >= truth * (1 - 2e-3), (bound, truth)
+
+
+def test_bound_never_gets_worse() -> None:
+    solver = DualSolver(make_problem())
+    bounds = [step(solver, make_net(seed, num_branches=1 + seed), rtol=0.3) for seed in range(8)]
+    assert bounds == sorted(bounds)
+    assert math.isfinite(bounds[0])
+
+
+def test_attainable_objective_is_above_the_bound_and_below_every_network() -> None:
+    solver = DualSolver(make_problem())
+    for seed in range(5):
+        net = make_net(seed)
+        primal = solver.problem.primal(ParallelWeights.from_module(net)).value
+        bound = step(solver, net)
+        assert bound <= solver.attainable <= primal
+
+
+def test_a_solved_dual_is_not_solved_again() -> None:
+    solver = DualSolver(make_problem())
+    first = solver.step(ParallelWeights.from_module(make_net()), rtol=1e-2, deadline=Deadline(30.0))
+    second = solver.step(ParallelWeights.from_module(make_net(3)), rtol=1e-2, deadline=Deadline(30.0))
+    assert first.stats["rounds"] > 0  # type: ignore[operator]
+    assert second.stats["rounds"] == 0
+    assert second.dual_bound == first.dual_bound
+    assert second.improving_branches
+
+
+def test_dual_point_proves_the_bound() -> None:
+    """Recomputed by hand: D(Lam) = <Lam, Y> - |Lam|^2 / 2, and a dense sweep of the circle finds nothing above path_decay."""
+    solver = DualSolver(make_problem())
+    step(solver, make_net())
+    inputs, targets = make_data()
+    point = solver.best.dual_point
+    assert point is not None
+    value = float((point * targets).sum() - 0.5 * (point * point).sum())
+    assert value == pytest.approx(solver.best.value, rel=1e-12)
+    assert value >= solver.best.value
+    angles = torch.linspace(0, 2 * math.pi, 20_001, dtype=torch.float64)
+    features = (inputs @ torch.stack([angles.cos(), angles.sin()])).relu()
+    largest = float((point.T @ features).abs().max())
+    assert largest <= solver.best.dual_norm_upper <= 0.4
+    assert solver.best.dual_norm_upper <= largest * (1 + 1e-3)
+
+
+def test_state_survives_a_weights_only_checkpoint() -> None:
+    solver = DualSolver(make_problem())
+    bound = step(solver, make_net())
+    buffer = io.BytesIO()
+    torch.save(solver.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = DualSolver(make_problem())
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+    assert fresh.best.value == bound
+    assert fresh.attainable == solver.attainable
+    assert len(fresh.witnesses) == len(solver.witnesses)
+    assert fresh.best.dual_point is not None
+    assert solver.best.dual_point is not None
+    assert torch.equal(fresh.best.dual_point, solver.best.dual_point)
+    assert step(fresh, make_net(5)) >= bound
+
+
+def test_steps_are_deterministic() -> None:
+    first, second = (step(DualSolver(make_problem()), make_net(2)) for _ in range(2))
+    assert first == second
+
+
+def test_an_oracle_for_other_branches_is_refused_at_construction() -> None:
+    with pytest.raises(UnsupportedModelError, match="GatedOracle cannot certify"):
+        DualSolver(make_problem(), GatedOracle())
