@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-from-constraints
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --doctest-modules tests torch_strongdual
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types clean
+.PHONY: help setup demo test test-slow bench lint types clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ test: $(STAMP)  ## run the tests and the examples in docstrings, all but the slo
 test-slow: $(STAMP)  ## run the slow tests
 	@echo "[test] slow suite, $(JOBS) processes"
 	@$(PYTEST) -m slow
+
+bench: $(STAMP)  ## bound dual norms of small sizes, against SCIP if the extra `bench` is installed (about two minutes)
+	@echo "[bench] python -m benchmarks.dual_norm --quick"
+	@$(BIN)/python -m benchmarks.dual_norm --quick
 
 lint: $(STAMP)  ## check style and formatting
 	@echo "[lint] ruff check, ruff format --check"
