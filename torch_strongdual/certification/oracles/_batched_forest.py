@@ -106,7 +106,7 @@ class BatchedForest:
         witnesses = _counterexample(found, centre, bound)
         open_cells = batch[~is_proven]
         if len(open_cells):
-            side = found.gain[~is_proven].argmax(1, keepdim=True)
+            side = found.gain.masked_fill(width == 0.0, -1.0)[~is_proven].argmax(1, keepdim=True)
             is_stuck = (open_cells[:, -1] <= self._least_volume) | (
                 open_cells[:, rank : 2 * rank].gather(1, side)[:, 0] <= _LEAST_WIDTH
             )
