@@ -137,7 +137,7 @@ def _trained(name: str, inputs: Tensor, loss: Callable[[Tensor], Tensor], num_ou
     last = 0.1 * torch.randn(width, num_outputs, dtype=torch.float64, generator=generator)
     weights = [first.requires_grad_(), last.requires_grad_()]
     optimizer = torch.optim.LBFGS(
-        weights, max_iter=800, max_eval=2000, tolerance_change=1e-13, history_size=20, line_search_fn="strong_wolfe"
+        weights, max_iter=400, max_eval=1000, tolerance_change=1e-13, history_size=20, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

@@ -144,8 +144,8 @@ def _heading(facts: Mapping[str, object], settings: Mapping[str, object]) -> lis
         f"{facts['date']}, {facts['processor']}, {facts['num_cores']} cores, load average at the end {facts['load_average']}.",
         "The machine was shared with other work; seconds are CPU time of this process, one run, nothing repeated.",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
-        f"Limits: this library {settings['seconds']:g} s (reach {settings['reach_seconds']:g} s) an instance, wall time; "
-        f"SCIP {settings['scip_seconds']:g} s CPU an instance, {settings['scip_total']:g} s in all.",
+        f"Limits, CPU time: this library {settings['seconds']:g} s (reach {settings['reach_seconds']:g} s) an instance; "
+        f"SCIP {settings['scip_seconds']:g} s an instance, {settings['scip_total']:g} s in all.",
         "Dual points are residuals of a trained network of 200 ReLU neurons (20 for n = 100000), weight decay 0.05 beta_max",
         "unless said. Gaussian: standard normal inputs, targets four ReLU neurons plus noise, a tenth of their size unless "
         "said.",
@@ -155,7 +155,7 @@ def _heading(facts: Mapping[str, object], settings: Mapping[str, object]) -> lis
 
 def _compare_table(rows: Sequence[CompareRow]) -> list[str]:
     lines = [
-        "## To 1 % against others, one output",
+        "## To 1 % against others, one output (AutoTwoLayerOracle)",
         "",
         "upper/lower: proven over attained, for SCIP as it claims. seconds: all of it; cells/s: in the search alone.",
         "x: SCIP's seconds over ours; '>' where SCIP did not get there within its limit; its '-': not run.",
@@ -205,7 +205,7 @@ def _speed(row: CompareRow | ReachRow) -> str:
 
 def _reach_table(rows: Sequence[ReachRow]) -> list[str]:
     lines = [
-        "## Reach",
+        "## Reach (BoxBranchAndBound)",
         "",
         "goal and prototype: from the project's plan; the prototype ran on instances of the same kind, not the same numbers,",
         "and cells depend much on the noise of the targets. search s: without data reduction and the local ascent before it.",

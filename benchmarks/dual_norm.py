@@ -3,7 +3,7 @@
     python -m benchmarks.dual_norm            # everything, about ten minutes of CPU time
     python -m benchmarks.dual_norm --quick    # small sizes only, under two minutes
 
-One thread throughout; seconds are CPU time of the process. SCIP is used if ``pyscipopt`` is installed (extra ``bench``).
+One thread throughout; seconds and limits are CPU time of the process. SCIP is used if ``pyscipopt`` is there (extra ``bench``).
 Writes ``dual_norm.txt``, ``dual_norm.json`` and ``dual_norm.png`` (``dual_norm_quick.*``) to ``benchmarks/results``.
 """
 
@@ -64,10 +64,10 @@ class Settings:
 
     ranks: tuple[int, ...] = tuple(range(2, 11))
     sizes: tuple[int, ...] = (50, 100, 200, 500, 1000)
-    seconds: float = 20.0
+    seconds: float = 10.0
     reach_seconds: float = 120.0
-    scip_seconds: float = 60.0
-    scip_total: float = 180.0
+    scip_seconds: float = 30.0
+    scip_total: float = 90.0
     is_quick: bool = False
 
 
@@ -86,8 +86,8 @@ def main() -> None:
 def _parsed() -> tuple[Settings, Path]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes only")
-    parser.add_argument("--scip-seconds", type=float, help="CPU limit of SCIP on one instance (60; quick: 10)")
-    parser.add_argument("--scip-total", type=float, help="CPU limit of SCIP on all instances together (180; quick: 20)")
+    parser.add_argument("--scip-seconds", type=float, help="CPU limit of SCIP on one instance (30; quick: 10)")
+    parser.add_argument("--scip-total", type=float, help="CPU limit of SCIP on all instances together (90; quick: 20)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     args = parser.parse_args()
     settings = Settings()
@@ -118,7 +118,7 @@ def _announced(rows: Iterator[_Row]) -> list[_Row]:
 def _warm_up() -> None:
     """Compile, and load what is imported late: not part of any measurement."""
     for num_outputs in (1, 3):
-        _ours(gaussian_instance(20, 5, num_outputs=num_outputs), _GAP, 5.0)
+        _ours(gaussian_instance(20, 5, num_outputs=num_outputs), _GAP, 5.0, boxes_only=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +135,37 @@ class _Timed:
         return int(cells) if isinstance(cells, float) else 0
 
 
-class _Stopwatch(AbstractTwoLayerOracle):
-    """The default oracle on one thread, with the CPU time of its searches taken."""
+class _CpuDeadline(Deadline):
+    """Counts the CPU time of this process, so that limits mean the same on a busy machine."""
 
-    def __init__(self) -> None:
-        self._inner = AutoTwoLayerOracle(boxes=BoxBranchAndBound(num_threads=1))
+    __slots__ = ("_last", "_seconds")
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last = time.process_time() + seconds
+
+    @property
+    def remaining(self) -> float:
+        return max(0.0, self._last - time.process_time())
+
+    @property
+    def elapsed(self) -> float:
+        return time.process_time() - self._last + self._seconds
+
+    @property
+    def expired(self) -> bool:
+        return time.process_time() >= self._last
+
+    def fraction(self, share: float) -> Deadline:
+        return _CpuDeadline(self.remaining * share)
+
+
+class _Stopwatch(AbstractTwoLayerOracle):
+    """Another oracle, with the CPU time of its searches taken."""
+
+    def __init__(self, inner: AbstractTwoLayerOracle) -> None:
+        self._inner = inner
         self.seconds = 0.0
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
@@ -155,11 +181,13 @@ class _Stopwatch(AbstractTwoLayerOracle):
         return found
 
 
-def _ours(instance: Instance, rtol: float, seconds: float) -> _Timed:
-    oracle = _Stopwatch()
+def _ours(instance: Instance, rtol: float, seconds: float, *, boxes_only: bool) -> _Timed:
+    """The default oracle, or box branch and bound alone."""
+    boxes = BoxBranchAndBound(num_threads=1)
+    oracle = _Stopwatch(boxes if boxes_only else AutoTwoLayerOracle(boxes=boxes))
     begin = time.process_time()
     state = oracle.init(_spec(instance), instance.inputs)
-    found = oracle.bound(state, instance.dual_point, BoundRequest(rtol=rtol, deadline=Deadline(seconds)))
+    found = oracle.bound(state, instance.dual_point, BoundRequest(rtol=rtol, deadline=_CpuDeadline(seconds)))
     return _Timed(bound=found, seconds=time.process_time() - begin, search_seconds=oracle.seconds)
 
 
@@ -174,7 +202,7 @@ def _compare(settings: Settings) -> Iterator[CompareRow]:
     for n in settings.sizes:
         for d in settings.ranks:
             instance = gaussian_instance(n, d)
-            ours = _ours(instance, _GAP, settings.seconds)
+            ours = _ours(instance, _GAP, settings.seconds, boxes_only=False)
             rows, duals = instance.inputs.numpy(), instance.dual_point.numpy()[:, 0]
             ascent = ascended(rows, duals)
             scip: RivalResult | None = None
@@ -218,7 +246,7 @@ def _reach(settings: Settings) -> Iterator[ReachRow]:
 
 def _reached(case: ReachCase, seconds: float) -> ReachRow:
     instance = case.make()
-    ours = _ours(instance, case.rtol, seconds)
+    ours = _ours(instance, case.rtol, seconds, boxes_only=True)
     return ReachRow(
         name=case.name,
         rtol=case.rtol,
