@@ -69,6 +69,11 @@ class BoundKeeper:
         self._fingerprint = ""
         self._refuted: SoundnessError | None = None
 
+    @property
+    def problem(self) -> TrainingProblem | None:
+        """The problem last prepared."""
+        return None if self._solver is None else self._solver.problem
+
     def prepare(self, net: nn.Module, penalty: PathPenalty) -> DualSolver:
         """Return the solver of the problem that ``net`` is trained on now; a new one if that has changed.
 

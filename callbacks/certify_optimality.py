@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from typing_extensions import override
 
-from torch_strongdual.certification import Certificate
+from torch_strongdual.certification import Certificate, TrainingProblem
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 
 from ._argument_checks import check_arguments
@@ -146,6 +146,11 @@ class CertifyOptimality(Callback):
     @override
     def state_key(self) -> str:
         return self._generate_state_key(name=self.name)
+
+    @property
+    def problem(self) -> TrainingProblem | None:
+        """The training problem that is certified; while a fit runs, on rank 0."""
+        return None if self._keeper is None else self._keeper.problem
 
     def is_due(self, epoch: int, max_epochs: int | None) -> bool:
         """Whether the network is to be certified at the end of ``epoch``: in its turn, if last, or if there are no numbers yet.

@@ -135,11 +135,7 @@ class WorkingBranches:
     def to_net(self, template: ParallelNet) -> ParallelNet:
         """Give these branches to ``template``, in place of its own, in its dtype; widths are filled up with zeros."""
         full = (self if self.number else self._one_zero_branch()).balanced()
-        padded = []
-        for weight, old in zip(full.weights, template.branch_weights(), strict=True):
-            wide = weight.new_zeros(weight.shape[0], *old.shape[1:])
-            wide[:, : weight.shape[1], : weight.shape[2]] = weight
-            padded.append(wide)
+        padded = full.padded_to(template)
         gates = [] if full.gates is None else [vectors[full.gates.to(vectors.device)] for vectors in template.gate_vectors()]
         with torch.no_grad():
             for parameter in template.path_param_groups(1.0)[0]["params"]:
@@ -149,6 +145,15 @@ class WorkingBranches:
         template.add_branches_(padded, gate_vectors=gates)
         template.prune_()
         return template
+
+    def padded_to(self, net: ParallelNet) -> list[Tensor]:
+        """Branch weight list in the widths of ``net``, filled up with zeros."""
+        padded = []
+        for weight, old in zip(self.weights, net.branch_weights(), strict=True):
+            wide = weight.new_zeros(weight.shape[0], *old.shape[1:])
+            wide[:, : weight.shape[1], : weight.shape[2]] = weight
+            padded.append(wide)
+        return padded
 
     def _one_zero_branch(self) -> WorkingBranches:
         weights = tuple(weight.new_zeros(1, *weight.shape[1:]) for weight in self.weights)
