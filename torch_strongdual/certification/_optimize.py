@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,13 +19,13 @@ from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver
-from torch_strongdual.certification.optimization_result import OptimizationRecord, OptimizationResult, OptimizationStop
+from torch_strongdual.certification.optimization_result import OptimizationResult, OptimizationStop
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
-__all__ = ["optimize_problem", "optimize_to_certificate"]
+__all__ = ["check_numbers", "check_startable", "optimize_problem", "optimize_to_certificate"]
 
 
 def optimize_to_certificate(
@@ -87,54 +87,50 @@ def optimize_to_certificate(
     References:
         Wang, Ergen, Pilanci, "Parallel Deep Neural Networks Have Zero Duality Gap", ICLR 2023. https://arxiv.org/abs/2110.06482
     """
+    check_numbers(rtol, time_budget)
+    inputs, targets = gathered(inputs, targets)
+    check_startable(net, inputs)
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=path_decay)
+    solver = DualSolver(problem, oracle)
+    solver.prepare()
+    with progress_bar(progress, rtol) as report:
+        start = WorkingBranches.of_network(ParallelWeights.from_module(net))
+        loop = TrainingLoop(solver, start, rtol=rtol, deadline=Deadline(time_budget), report=report)
+        return optimize_problem(loop, net)
+
+
+def check_numbers(rtol: float, time_budget: float) -> None:
+    """Raise InvalidInputError unless both are above zero, and ``rtol`` finite."""
+    for name, value in (("rtol", rtol), ("time_budget", time_budget)):
+        check_positive(name, value)
+    if math.isinf(rtol):
+        raise InvalidInputError("`rtol` is inf; expected a finite number > 0: an infinite gap proves nothing.")
+
+
+def check_startable(net: object, inputs: Tensor) -> None:
+    """Raise unless ``net`` can grow, and its weights and ``inputs`` are finite."""
     if not isinstance(net, ParallelNet):
         raise UnsupportedModelError(
             f"`net` is a {type(net).__name__}; expected a ParallelNet, to which branches can be added. "
             "ParallelNet.from_sequential makes one."
         )
-    for name, value in (("rtol", rtol), ("time_budget", time_budget)):
-        check_positive(name, value)
-    if math.isinf(rtol):
-        raise InvalidInputError("`rtol` is inf; expected a finite number > 0: an infinite gap proves nothing.")
-    inputs, targets = gathered(inputs, targets)
     check_finite("inputs", inputs)
     for name, parameter in net.named_parameters():
         check_finite(name, parameter.detach())
-    problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=path_decay)
-    solver = DualSolver(problem, oracle)
-    solver.prepare()
-    with progress_bar(progress, rtol) as report:
-        return optimize_problem(solver, net, rtol=rtol, deadline=Deadline(time_budget), report=report)
 
 
-def optimize_problem(
-    solver: DualSolver,
-    net: ParallelNet,
-    *,
-    rtol: float,
-    deadline: Deadline,
-    report: Callable[[OptimizationRecord], None],
-) -> OptimizationResult:
-    """Optimise ``net`` (of the architecture of the solver's problem, gates in the same order) with what the solver knows.
-
-    Args:
-        solver: Of the problem; its bound may come from earlier work.
-        net: Where to start; not changed.
-        rtol: Relative gap to reach.
-        deadline: When to stop.
-        report: Called after each phase.
-    """
-    weights = ParallelWeights.from_module(net)
-    loop = TrainingLoop(solver, WorkingBranches.of_network(weights), rtol=rtol, deadline=deadline, report=report)
+def optimize_problem(loop: TrainingLoop, net: ParallelNet) -> OptimizationResult:
+    """Run ``loop`` and put what it found into a network like ``net``, whose gates are those of the problem, in order."""
     stop = loop.run()
-    best, certificate = _materialised(solver, loop, net, rtol)
+    best, certificate = _materialised(loop, net)
     if stop is OptimizationStop.TIME and not certificate.is_certified:
         certificate = dataclasses.replace(certificate, status=CertificateStatus.BUDGET_EXHAUSTED)
     return OptimizationResult(net=best, certificate=certificate, history=tuple(loop.history), stop=stop)
 
 
-def _materialised(solver: DualSolver, loop: TrainingLoop, net: ParallelNet, rtol: float) -> tuple[ParallelNet, Certificate]:
+def _materialised(loop: TrainingLoop, net: ParallelNet) -> tuple[ParallelNet, Certificate]:
     """The best network in the dtype of ``net`` if that costs next to nothing, else in float64; with its certificate."""
+    solver, rtol = loop.solver, loop.rtol
     dtype = net.branch_weights()[0].dtype
     template = copy.deepcopy(net).cpu()
     exact = loop.best.to_net(copy.deepcopy(template).to(torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -70,6 +71,22 @@ class DualSolver:
     def witnesses(self) -> tuple[Witness, ...]:
         """Unit branches found so far, kept as atoms of the restricted dual."""
         return tuple(self._witnesses)
+
+    def at_path_decay(self, path_decay: float) -> DualSolver:
+        """A solver of the same problem at another strength, with what carries over.
+
+        The dual norm belongs to data and architecture: the oracle's state is shared, branches found so far are kept, and the
+        best dual point, rescaled until it is feasible, is the first bound.
+
+        Args:
+            path_decay: Above zero.
+        """
+        other = DualSolver(dataclasses.replace(self.problem, path_decay=path_decay), self.oracle)
+        other._oracle_state, other._witnesses = self._oracle_state, list(self._witnesses)
+        if self.best.dual_point is not None:
+            rescaled = other.problem.scaled_bound(self.best.dual_point, self.best.dual_norm_upper)
+            other.offer(rescaled, {**self._evidence, "dual_point_from": "another path decay"})
+        return other
 
     def prepare(self) -> None:
         """Let the oracle reduce the data, and compile what it needs on first use; :meth:`step` does it otherwise.

@@ -1,0 +1,110 @@
+"""Certified optima for a sequence of strengths of the penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from torch_strongdual._checks import check_positive
+from torch_strongdual.certification._dual_norm import max_path_decay
+from torch_strongdual.certification._gather import gathered
+from torch_strongdual.certification._optimize import check_numbers, check_startable, optimize_problem
+from torch_strongdual.certification._progress_bar import progress_bar
+from torch_strongdual.certification._training_loop import TrainingLoop
+from torch_strongdual.certification._working_branches import WorkingBranches
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.dual_solver import DualSolver
+from torch_strongdual.certification.optimization_result import OptimizationStop
+from torch_strongdual.certification.oracles import AbstractDualNormOracle
+from torch_strongdual.certification.path_decay_table import PathDecayRow, PathDecayTable
+from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.nn import ParallelNet, ParallelWeights
+
+__all__ = ["path_decay_path"]
+
+_FRACTIONS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06)
+
+
+def path_decay_path(
+    net: ParallelNet,
+    inputs: Tensor | Iterable[Any],  # shape: (num_samples, in_features)
+    targets: Tensor | None = None,  # shape: (num_samples, out_features) or as the loss takes them
+    *,
+    loss: nn.Module,
+    fractions: Sequence[float] = _FRACTIONS,
+    path_decays: Sequence[float] | None = None,
+    rtol: float = 1e-3,
+    time_budget: float = 60.0,
+    oracle: AbstractDualNormOracle | None = None,
+    progress: bool = False,
+) -> PathDecayTable:
+    r"""Optimise a network for a decreasing sequence of strengths, each from the solution of the one before.
+
+    The dual norm does not depend on the strength. So the dual point of one strength, rescaled, is the first bound of the next,
+    and the branches found and the oracle's preparation are shared.
+
+    Args:
+        net: Architecture, and where the first strength starts; not changed.
+        inputs: As for :func:`optimize_to_certificate`.
+        targets: As for :func:`optimize_to_certificate`.
+        loss: As for :func:`certify`.
+        fractions: Strengths as fractions of the lower bound of :func:`max_path_decay`, above zero.
+        path_decays: The strengths themselves, in the units of the loss, instead of ``fractions``.
+        rtol: Relative gap at which to stop, for each strength.
+        time_budget: Seconds for each strength.
+        oracle: As for :func:`certify`.
+        progress: Whether to show progress bars.
+
+    Returns:
+        A :class:`PathDecayTable`, strongest first. Ctrl-C ends it with the strengths done so far.
+
+    Raises:
+        InvalidInputError: If there is no strength, or one is not above zero (fractions of a limit that is zero are not); and
+            as :func:`optimize_to_certificate`, as other errors.
+
+    Example:
+        >>> import torch
+        >>> net = ParallelNet(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False), num_branches=1)
+        >>> x, y = torch.eye(2), torch.tensor([[2.0], [-1.0]])
+        >>> table = path_decay_path(net, x, y, loss=nn.MSELoss(), fractions=(0.8, 0.4))
+        >>> [row.result.certificate.is_certified for row in table.rows]
+        [True, True]
+    """
+    check_numbers(rtol, time_budget)
+    inputs, targets = gathered(inputs, targets)
+    check_startable(net, inputs)
+    if path_decays is None:
+        limit = max_path_decay(net, inputs, targets, loss=loss, rtol=1e-2, time_budget=time_budget, oracle=oracle).lower
+        path_decays = [limit * fraction for fraction in _checked("fractions", fractions)]
+    decays = sorted(set(_checked("path_decays", path_decays)), reverse=True)
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=decays[0])
+    solver = DualSolver(problem, oracle)
+    solver.prepare()
+    branches = WorkingBranches.of_network(ParallelWeights.from_module(net))
+    rows: list[PathDecayRow] = []
+    for path_decay in decays:
+        solver = solver.at_path_decay(path_decay)
+        with progress_bar(progress, rtol) as report:
+            loop = TrainingLoop(solver, branches, rtol=rtol, deadline=Deadline(time_budget), report=report)
+            result = optimize_problem(loop, net)
+        branches = loop.best
+        penalty = float(branches.magnitudes().sum())
+        error = float(problem.loss.value(branches.outputs(solver.problem)))
+        rows.append(PathDecayRow(path_decay=path_decay, loss=error, penalty=penalty, result=result))
+        if result.stop is OptimizationStop.INTERRUPTED:
+            break
+    return PathDecayTable(rows=tuple(rows))
+
+
+def _checked(name: str, values: Sequence[float]) -> list[float]:
+    if not values:
+        raise InvalidInputError(f"`{name}` is empty; expected at least one number > 0.")
+    for index, value in enumerate(values):
+        check_positive(f"{name}[{index}]", value)
+        if math.isinf(value):
+            raise InvalidInputError(f"`{name}[{index}]` is inf; expected a finite number > 0.")
+    return [float(value) for value in values]
