@@ -56,6 +56,7 @@ _FIRST_LAYER_SCALE = 0.1  # measured on the gated run: the final gap falls from 
 class Config:
     """Options of the recipe."""
 
+    num_threads: int = option(1, "threads; networks of this size are slower with more")
     seed: int = option(0, "seed of all weights and gates")
     rtol: float = option(0.01, "relative gap up to which a network counts as globally optimal")
     target_gap: float = option(0.002, "relative gap at which training ends early")
@@ -327,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if not console.is_terminal:
         console = Console(width=120)  # a file has no width, and the table needs some
     start = time.perf_counter()
+    torch.set_num_threads(config.num_threads)
     seed_everything(config.seed)
     results, curves = [], []
     columns = (

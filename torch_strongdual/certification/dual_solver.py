@@ -50,8 +50,8 @@ class DualSolver:
         >>> x, y = torch.eye(2), torch.tensor([[2.0], [0.0]])
         >>> problem = TrainingProblem.from_model(net, x, y, loss=nn.MSELoss(), path_decay=0.5)
         >>> certificate = DualSolver(problem).step(ParallelWeights.from_module(net), rtol=1e-3, deadline=Deadline(10.0))
-        >>> round(certificate.dual_bound, 4)
-        0.875
+        >>> 0.87 < certificate.dual_bound <= 0.875  # the optimum is 7/8
+        True
     """
 
     def __init__(self, problem: TrainingProblem, oracle: AbstractDualNormOracle | None = None) -> None:
