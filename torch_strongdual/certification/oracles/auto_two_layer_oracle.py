@@ -15,6 +15,7 @@ from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularS
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
 from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation
+from torch_strongdual.certification.oracles.polynomial_sandwich import PolynomialSandwich
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -34,9 +35,9 @@ _HOPELESS_RANK = 14
 class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     """Closed form at rank 1, sweep at rank 2, boxes at small rank; above, ever tighter methods until the request is met.
 
-    These are the quadratic relaxation, then boxes up to rank ten (fourteen for many samples), then, for a few hundred samples,
-    the doubly nonnegative relaxation. Says what gave the bound in ``stats["oracle"]``, and what limited it in
-    ``stats["limited_by"]``.
+    These are the quadratic relaxation, for more than a few hundred samples the polynomial one, then boxes up to rank ten
+    (fourteen for many samples), then, for a few hundred samples, the doubly nonnegative relaxation. Says what gave the bound
+    in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
 
     Args:
         boxes: The branch and bound to use, for one with a progress callback or a cell budget, or a
@@ -81,16 +82,21 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             if request.is_met(found.upper, found.lower):
                 break
             points = found.points if len(found.points) else starts
-            # With hundreds of rows the boxes get further in the same time than the relaxation does.
-            share = 1.0 if number == len(steps) - 1 else 0.5 if problem.num_rows <= 200 else 0.9
-            found = _tighter(self._step(oracle, problem, request, points, share=share), found)
+            share = 1.0 if number == len(steps) - 1 else _share(oracle, problem)
+            asked = dataclasses.replace(request, known_upper=min(request.known_upper, found.upper))
+            found = _tighter(self._step(oracle, problem, asked, points, share=share), found)
         return found
 
     def _refinements(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
         """What may beat the quadratic relaxation, in the order to try."""
         small = self._relaxation.limits(problem.rank, problem.num_rows, problem.num_outputs) is None
         boxes_pay = problem.rank <= (_HARD_RANK if small else _HOPELESS_RANK) and problem.rank <= self._boxes.max_rank
-        return [*([self._boxes] if boxes_pay else []), *([self._relaxation] if small else [])]
+        many = not small and PolynomialSandwich().limits(problem.rank, problem.num_rows, problem.num_outputs) is None
+        return [
+            *([PolynomialSandwich()] if many else []),
+            *([self._boxes] if boxes_pay else []),
+            *([self._relaxation] if small else []),
+        ]
 
     def _step(
         self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
@@ -99,6 +105,14 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
         asked = dataclasses.replace(request, deadline=deadline)
         return _named(oracle, oracle.maximise(problem, asked, starts))
+
+
+def _share(oracle: AbstractTwoLayerOracle, problem: SphereProblem) -> float:
+    """Of the time left, for an oracle that others follow."""
+    if isinstance(oracle, PolynomialSandwich):
+        return 0.4
+    # With hundreds of rows the boxes get further in the same time than the doubly nonnegative relaxation does.
+    return 0.5 if problem.num_rows <= 200 else 0.9
 
 
 def _named(oracle: AbstractTwoLayerOracle, bound: SphereBound) -> SphereBound:
@@ -110,7 +124,7 @@ def _named(oracle: AbstractTwoLayerOracle, bound: SphereBound) -> SphereBound:
 def _tighter(last: SphereBound, before: SphereBound) -> SphereBound:
     """The smaller upper bound with its name, the larger lower bound, and all of ``last``'s other statistics."""
     stats = dict(last.stats)
-    if before.upper < last.upper and math.isfinite(before.upper):
+    if before.upper <= last.upper and math.isfinite(before.upper):
         stats["oracle"] = before.stats["oracle"]
     best = last if last.lower >= before.lower else before
     return SphereBound(upper=min(last.upper, before.upper), lower=best.lower, points=best.points, stats=stats)

@@ -1,0 +1,131 @@
+"""A polynomial relaxation of degree four: the tightest bound for many samples of a rank too high for boxes."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
+from torch_strongdual.certification.oracles._sandwich_problem import UnitRows
+from torch_strongdual.certification.oracles._sandwich_search import find_quartic_majorant
+from torch_strongdual.certification.oracles._verified_psd import gamma
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
+
+__all__ = ["PolynomialSandwich"]
+
+FloatArray = NDArray[np.float64]
+
+
+@final
+class PolynomialSandwich(AbstractTwoLayerOracle):
+    r"""Upper bounds from polynomials of degree four above every term, their sum bounded by an eigenvalue.
+
+    :math:`(t)_+ = t/2 + |t|/2`, and :math:`|t|` lies between even quartics that touch it where they are wanted; below, it
+    also exceeds t and -t, which is exact where the sign of t is known. The weighted sum is a polynomial of degree four
+    in :math:`u`, and any of its Gram matrices bounds its maximum over the sphere by an eigenvalue. Polynomials and Gram
+    matrix are chosen by L-BFGS on a smoothed eigenvalue; *any* of them give a bound, proven by a Cholesky factorisation in
+    float64, so that the oracle can stop at any time.
+
+    Use it for more samples than :class:`DoublyNonnegativeRelaxation` takes and a rank above some ten; an iteration
+    takes an eigendecomposition of order :math:`r (r + 3) / 2` for rank r, and time grows linearly with the number of samples.
+    What is lost is the distance of the quartics from :math:`|t|`, and more time does not win it back.
+
+    Several outputs: :math:`(\sum_j \kappa_j^2)^{1/2}` over the outputs' own bounds, in principal coordinates of the outputs;
+    for two outputs also from a fan of directions, which loses at most 2 %.
+
+    Args:
+        max_rank: Refuse higher ranks: memory grows with the fourth power of the rank, time with the sixth.
+
+    Example:
+        >>> import torch
+        >>> from torch_strongdual.certification.deadline import Deadline
+        >>> from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
+        >>> spec = BranchSpec(widths=(3, 1, 1), activations=(BranchActivation(),))
+        >>> oracle = PolynomialSandwich()
+        >>> state = oracle.init(spec, torch.eye(3))
+        >>> found = oracle.bound(state, torch.tensor([[3.0], [4.0], [-2.0]]), BoundRequest(deadline=Deadline(5.0)))
+        >>> found.lower <= 5.0 + 1e-9 and 5.0 <= found.upper <= 5.5
+        True
+
+    References:
+        Lasserre, "Global optimization with polynomials and the problem of moments", SIAM J. Optim. 11, 2001.
+    """
+
+    def __init__(self, *, max_rank: int = 24) -> None:
+        self.max_rank = max_rank
+
+    def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
+        """The rank matters, not the number of samples."""
+        if rank > self.max_rank:
+            return f"rank {rank} is above max_rank={self.max_rank} of PolynomialSandwich"
+        return None
+
+    def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """Bound the maximum; see :meth:`AbstractTwoLayerOracle.maximise`."""
+        arrays = (problem.rows, problem.duals, problem.linear)
+        if not all(np.isfinite(array).all() for array in arrays):
+            none = np.zeros((0, problem.rank))
+            return SphereBound(upper=math.inf, lower=0.0, points=none, stats={"limited_by": "non-finite numbers"})
+        if problem.one_sided:
+            return self._one_sided(problem, request, starts)
+        if problem.num_outputs == 1:
+            return two_sided_bound(self, problem, request, starts)
+        return self._by_outputs(problem, request, starts)
+
+    def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """One output, one sign."""
+        if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
+            return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
+        points = starts if len(starts) else local_maxima(problem)
+        lower = float(np.max(problem.values(points), initial=0.0))
+        scaled = UnitRows.of(problem)
+        bound, iterations = scaled.crude_maximum, 0.0
+        asked, attained = scaled.request(request), lower / scaled.unit
+        if not (request.is_met(scaled.upper(bound), lower) or request.deadline.expired):
+            found = find_quartic_majorant(
+                scaled,
+                points[0] if len(points) else np.zeros(problem.rank),
+                level=attained if attained > 1e-3 * bound else bound,
+                is_enough=lambda value: asked.is_met((1.0 + 1e-7) * value, attained),
+                deadline=request.deadline,
+            )
+            bound, iterations = min(bound, found.majorant.proven_maximum(scaled)), float(found.iterations)
+        upper = scaled.upper(bound)
+        stats: dict[str, float | str] = {"iterations": iterations}
+        if not request.is_met(upper, lower):
+            stats["limited_by"] = "time" if request.deadline.expired else "looseness of the polynomial relaxation"
+        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
+
+    def _by_outputs(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """Several outputs, from the bounds along single directions, each with an equal share of the time left."""
+        points = starts if len(starts) else local_maxima(problem)
+        lower = float(np.max(problem.values(points), initial=0.0))
+        directions = output_directions(problem.num_outputs)
+        is_axis = np.abs(directions).max(axis=1) == 1.0
+        bounds, iterations = np.zeros(len(directions)), 0.0
+        for number, index in enumerate(np.argsort(~is_axis, kind="stable")):
+            # Of directions between the axes only the largest bound counts.
+            asked = BoundRequest(
+                rtol=request.rtol,
+                floor=0.0 if is_axis[index] else max(lower, float(bounds.max())),
+                deadline=request.deadline.fraction(1.0 / (len(directions) - number)),
+            )
+            column = SphereProblem(
+                rows=problem.rows,
+                duals=problem.duals @ directions[index][:, None],
+                linear=problem.linear @ directions[index][:, None],
+            )
+            found = two_sided_bound(self, column, asked, points)
+            bounds[index] = found.upper + gamma(problem.num_outputs + 4) * problem.magnitude()
+            iterations += float(found.stats.get("iterations", 0.0))
+        upper = norm_from_directions(bounds, problem.num_outputs)
+        stats: dict[str, float | str] = {"outputs": "single directions of the outputs", "iterations": iterations}
+        if not request.is_met(upper, lower):
+            stats["limited_by"] = "time" if request.deadline.expired else "treating the outputs one by one"
+        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
