@@ -6,6 +6,8 @@ from torch_strongdual.certification import CertificateStatus as CertificateStatu
 from torch_strongdual.certification import certify as certify
 from torch_strongdual.certification import dual_norm_bound as dual_norm_bound
 from torch_strongdual.certification import max_path_decay as max_path_decay
+from torch_strongdual.certification import optimize_to_certificate as optimize_to_certificate
+from torch_strongdual.certification import verify_certificate as verify_certificate
 from torch_strongdual.losses import HalfSquaredLoss as HalfSquaredLoss
 from torch_strongdual.nn import GatedReLU as GatedReLU
 from torch_strongdual.nn import ParallelNet as ParallelNet
@@ -24,4 +26,6 @@ __all__ = [
     "certify",
     "dual_norm_bound",
     "max_path_decay",
+    "optimize_to_certificate",
+    "verify_certificate",
 ]
