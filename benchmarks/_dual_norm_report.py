@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -158,7 +159,8 @@ def _compare_table(rows: Sequence[CompareRow]) -> list[str]:
         "## To 1 % against others, one output (AutoTwoLayerOracle)",
         "",
         "upper/lower: proven over attained, for SCIP as it claims. seconds: all of it; cells/s: in the search alone.",
-        "x: SCIP's seconds over ours; '>' where SCIP did not get there within its limit; its '-': not run.",
+        "x: SCIP's seconds over ours; '>' where SCIP did not get there within its limit, inf where one sign used it up; its '-':",
+        "not run. cells: 0 where a relaxation had the last word.",
         "outside: how far the enumerated value lies outside of our bounds.",
         "low by: how far gradient ascent from 1000 starts stays below the best value known.",
         "",
@@ -176,7 +178,7 @@ def _compare_table(rows: Sequence[CompareRow]) -> list[str]:
     if ratios:
         lines.append(
             f"SCIP solved {len(ratios)} of {len(rows)} sizes, in {ratios[0]:.0f} to {ratios[-1]:.0f} times the time of this "
-            f"library (median {ratios[len(ratios) // 2]:.0f})."
+            f"library (median {statistics.median(ratios):.0f})."
         )
     notes = [row.scip_note for row in rows if row.scip_note]
     lines += [f"SCIP was not run on {notes.count(note)} sizes: {note}." for note in dict.fromkeys(notes)]
@@ -207,8 +209,8 @@ def _reach_table(rows: Sequence[ReachRow]) -> list[str]:
     lines = [
         "## Reach (BoxBranchAndBound)",
         "",
-        "goal and prototype: from the project's plan; the prototype ran on instances of the same kind, not the same numbers,",
-        "and cells depend much on the noise of the targets. search s: without data reduction and the local ascent before it.",
+        "goal and prototype: from the project's plan; the prototype ran on instances of the same kind, not on the same",
+        "numbers. search s: without data reduction and the local ascent before it.",
         "kappa/beta: attained value over the weight decay; 1 at a global optimum.",
         "",
         f"{'instance':<32} {'asked':>6} {'upper/lower':>11} {'seconds':>8} {'search s':>8} {'goal s':>6} {'cells':>9} "
@@ -240,7 +242,10 @@ def _plot(rows: Sequence[CompareRow], path: Path) -> None:
     height = math.ceil(len(ranks) / columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * height + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(height, columns, squeeze=False, sharex=True, sharey=True).flat
+    panels = list(figure.subplots(height, columns, squeeze=False, sharey=True).flat)
+    sizes = sorted({row.n for row in rows})
+    for axes in panels[len(ranks) :]:
+        axes.set_visible(False)
     for axes, d in zip(panels, ranks, strict=False):
         here = sorted((row for row in rows if row.d == d), key=lambda row: row.n)
         closed = [row for row in here if row.is_closed]
@@ -262,6 +267,9 @@ def _plot(rows: Sequence[CompareRow], path: Path) -> None:
             axes.plot([p[0] for p in points], [p[1] for p in points], label=label, **style)
         axes.set_title(f"d = {d}", fontsize=10)
         axes.set_xscale("log")
+        axes.set_xlim(0.8 * sizes[0], 1.25 * sizes[-1])
+        axes.set_xticks(sizes, labels=[str(n) for n in sizes])
+        axes.set_xticks([], minor=True)
         axes.set_yscale("log")
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.set_xlabel("samples n")
