@@ -22,7 +22,8 @@ def _init(package: str) -> Path:
 def _exported() -> dict[str, list[str]]:
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg")
-    names = {package: exported_names(_init(package)) for package in config["options"]["packages"].split()}
+    public = [package for package in config["options"]["packages"].split() if "._" not in package]
+    names = {package: exported_names(_init(package)) for package in public}
     return {**names, "torch_strongdual.errors": exported_names(ROOT / "torch_strongdual" / "errors.py")}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._dnn_joint_splitting import JointSplitting
+from torch_strongdual.certification.oracles._doubly_nonnegative.joint_splitting import JointSplitting
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss

@@ -22,9 +22,9 @@ from tests.references.box_bounds import concave_maximum, scalar_box_excess, vect
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._batched_cells import BatchedCells, largest_over_boxes
-from torch_strongdual.certification.oracles._batched_forest import BatchBudget, BatchedForest
-from torch_strongdual.certification.oracles._box_cells_kernel import largest_over_box
+from torch_strongdual.certification.oracles._boxes._cells_kernel import largest_over_box
+from torch_strongdual.certification.oracles._boxes.batched_cells import BatchedCells, largest_over_boxes
+from torch_strongdual.certification.oracles._boxes.batched_forest import BatchBudget, BatchedForest
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound

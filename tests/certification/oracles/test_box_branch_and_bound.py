@@ -19,8 +19,8 @@ from tests.contracts.oracle_contract import OracleContract
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._box_forest import BoxForest
-from torch_strongdual.certification.oracles._box_tree import BoxTree, SearchStatus
+from torch_strongdual.certification.oracles._boxes.forest import BoxForest
+from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
 from torch_strongdual.certification.oracles.local_ascent import local_maxima

@@ -14,8 +14,8 @@ from tests.references.planar import exact_planar_dual_norm
 from tests.references.sampled_deep_dual_norm import sampled_deep_dual_norm
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
-from torch_strongdual.certification.oracles._deep_witnesses import improved_branches, mixed_branch, valued_witnesses
-from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
+from torch_strongdual.certification.oracles._depth.deep_witnesses import improved_branches, mixed_branch, valued_witnesses
+from torch_strongdual.certification.oracles._depth.slope_tree import Functional, SlopeTree
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursion

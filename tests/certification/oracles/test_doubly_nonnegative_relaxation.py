@@ -25,10 +25,10 @@ from tests.references.doubly_nonnegative_sdp import doubly_nonnegative_value
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._dnn_contraction import Contraction
-from torch_strongdual.certification.oracles._dnn_lift import Lift
-from torch_strongdual.certification.oracles._dnn_safe_bound import safe_upper
-from torch_strongdual.certification.oracles._dnn_splitting import Splitting
+from torch_strongdual.certification.oracles._doubly_nonnegative.contraction import Contraction
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper
+from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation

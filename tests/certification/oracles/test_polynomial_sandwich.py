@@ -25,11 +25,11 @@ from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from tests.references.quartic_sandwich_sdp import quartic_sandwich_value
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles import _sandwich_groups
-from torch_strongdual.certification.oracles._sandwich_gram import GramSpace
-from torch_strongdual.certification.oracles._sandwich_majorant import QuarticMajorant
-from torch_strongdual.certification.oracles._sandwich_problem import UnitRows
-from torch_strongdual.certification.oracles._sandwich_quartics import LEAST_TOUCH, Shapes, best_touches, even_quartics
+from torch_strongdual.certification.oracles._sandwich import groups
+from torch_strongdual.certification.oracles._sandwich.gram import GramSpace
+from torch_strongdual.certification.oracles._sandwich.majorant import QuarticMajorant
+from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
+from torch_strongdual.certification.oracles._sandwich.quartics import LEAST_TOUCH, Shapes, best_touches, even_quartics
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
@@ -177,7 +177,7 @@ class TestTightness:
     def test_tied_touching_points_cost_little(self, monkeypatch: pytest.MonkeyPatch) -> None:
         problem = random_problem(1, 400, 4)
         free = maximise(problem).upper
-        monkeypatch.setattr(_sandwich_groups, "_MAX_FREE", 100)
+        monkeypatch.setattr(groups, "_MAX_FREE", 100)
         tied = maximise(problem).upper
         assert free * (1 - 3e-3) <= tied <= 1.02 * free
 

@@ -24,10 +24,10 @@ from tests.contracts.oracle_contract import OracleContract
 from tests.references.planar import exact_planar_dual_norm
 from tests.references.quadratic_relaxation_sdp import quadratic_relaxation_value
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles import _majorant_search
-from torch_strongdual.certification.oracles._bilinear_majorant import bilinear_maximum
 from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
-from torch_strongdual.certification.oracles._quadratic_majorant import QuadraticMajorant
+from torch_strongdual.certification.oracles._quadratic import majorant_search
+from torch_strongdual.certification.oracles._quadratic.bilinear_majorant import bilinear_maximum
+from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import QuadraticMajorant
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -107,8 +107,8 @@ class TestTightness:
     def test_tied_parameters_cost_little(self, monkeypatch: pytest.MonkeyPatch) -> None:
         problem = random_problem(0, 120, 6)
         free = maximise(problem).upper
-        monkeypatch.setattr(_majorant_search, "_MAX_FREE", 20)
-        monkeypatch.setattr(_majorant_search, "_group_limit", lambda number, rank: min(number, 20))
+        monkeypatch.setattr(majorant_search, "_MAX_FREE", 20)
+        monkeypatch.setattr(majorant_search, "_group_limit", lambda number, rank: min(number, 20))
         tied = maximise(problem).upper
         assert free * (1 - 1e-3) <= tied <= 1.1 * free
 

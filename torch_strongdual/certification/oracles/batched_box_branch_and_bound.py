@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from torch_strongdual._checks import check_positive
-from torch_strongdual.certification.oracles._batched_forest import BatchBudget, BatchedForest
-from torch_strongdual.certification.oracles._box_search import search_boxes
+from torch_strongdual.certification.oracles._boxes.batched_forest import BatchBudget, BatchedForest
+from torch_strongdual.certification.oracles._boxes.search import search_boxes
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle

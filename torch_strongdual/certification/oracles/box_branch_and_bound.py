@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._box_forest import BoxForest
-from torch_strongdual.certification.oracles._box_search import search_boxes
-from torch_strongdual.certification.oracles._box_tree import compile_kernels
+from torch_strongdual.certification.oracles._boxes.forest import BoxForest
+from torch_strongdual.certification.oracles._boxes.search import search_boxes
+from torch_strongdual.certification.oracles._boxes.tree import compile_kernels
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
-from torch_strongdual.certification.oracles._deep_witnesses import (
+from torch_strongdual.certification.oracles._depth.deep_witnesses import (
     Branch,
     chain_branches,
     improved_branches,
     mixed_branch,
     valued_witnesses,
 )
+from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
+from torch_strongdual.certification.oracles._depth.slope_tree import Functional, SlopeTree
 from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
-from torch_strongdual.certification.oracles._slope_search import SlopeSearch, find_slopes
-from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.row_space import (

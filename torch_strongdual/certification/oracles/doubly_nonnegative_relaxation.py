@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._dnn_lift import Lift
-from torch_strongdual.certification.oracles._dnn_sign_tree import SignTree
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
 from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
-from torch_strongdual.certification.oracles._sandwich_problem import UnitRows
-from torch_strongdual.certification.oracles._sandwich_search import find_quartic_majorant
+from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
+from torch_strongdual.certification.oracles._sandwich.search import find_quartic_majorant
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima

@@ -8,8 +8,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._bilinear_majorant import bilinear_maximum
-from torch_strongdual.certification.oracles._majorant_search import find_majorant
+from torch_strongdual.certification.oracles._quadratic.bilinear_majorant import bilinear_maximum
+from torch_strongdual.certification.oracles._quadratic.majorant_search import find_majorant
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima

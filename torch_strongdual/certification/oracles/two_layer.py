@@ -175,17 +175,25 @@ def two_sided_bound(
     ascents = [local_maxima(half, starts) for half in halves]
     best = [float(np.max(half.values(found), initial=0.0)) for half, found in zip(halves, ascents, strict=True)]
     lower = max(best)
+    first, second = sorted(range(2), key=lambda i: -best[i])
+    uppers = [request.known_upper] * 2
+    latest: dict[int, SphereBound] = {}
     bounds: list[SphereBound] = []
-    for index in sorted(range(2), key=lambda i: -best[i]):
+    # The larger side first, but not with all the time; what the other side leaves of it is the larger one's again.
+    for index, share in ((first, 0.6), (second, 1.0), (first, 1.0)):
         floor = max(request.floor, (1.0 + request.rtol) * lower)
-        deadline = request.deadline if bounds else request.deadline.fraction(0.6)
-        asked = dataclasses.replace(request, floor=floor, deadline=deadline)
-        bounds.append(oracle.maximise(halves[index], asked, ascents[index]))
+        if len(bounds) == 2 and (uppers[index] <= floor or request.is_met(max(uppers), lower) or request.deadline.expired):
+            break
+        deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
+        asked = dataclasses.replace(request, floor=floor, known_upper=uppers[index], deadline=deadline)
+        latest[index] = oracle.maximise(halves[index], asked, ascents[index])
+        bounds.append(latest[index])
+        uppers[index] = min(uppers[index], bounds[-1].upper)
         lower = max(lower, bounds[-1].lower)
-    points = np.concatenate([b.points for b in bounds])
+    points = np.concatenate([b.points for b in latest.values()])
     values = np.abs(problem.images(points)[:, 0])
     return SphereBound(
-        upper=max(b.upper for b in bounds),
+        upper=max(uppers),
         lower=float(np.max(values, initial=0.0)),
         points=points[np.argsort(-values, kind="stable")],
         stats=_summed(bounds),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._box_tree import BoxTree, SearchStatus
+from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["BoxForest", "Progress"]

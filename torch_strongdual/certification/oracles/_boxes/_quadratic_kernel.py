@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from torch_strongdual.certification.oracles._box_cells_kernel import FAST
+from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
 
 __all__ = ["CURVED_RANK", "may_pay", "quadratic_excess"]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._box_forest import Progress
+from torch_strongdual.certification.oracles._boxes.forest import Progress
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._quadratic_majorant import QuadraticMajorant, secular_root
+from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import QuadraticMajorant, secular_root
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["find_majorant"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._dnn_lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 
 __all__ = ["Contraction"]
 

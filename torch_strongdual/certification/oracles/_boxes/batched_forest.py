@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._batched_cells import BatchedCells, CellBounds
-from torch_strongdual.certification.oracles._box_forest import Progress
+from torch_strongdual.certification.oracles._boxes.batched_cells import BatchedCells, CellBounds
+from torch_strongdual.certification.oracles._boxes.forest import Progress
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["BatchBudget", "BatchedForest"]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._dnn_contraction import Contraction
-from torch_strongdual.certification.oracles._dnn_lift import Lift
-from torch_strongdual.certification.oracles._quadratic_majorant import secular_root
+from torch_strongdual.certification.oracles._doubly_nonnegative.contraction import Contraction
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import secular_root
 from torch_strongdual.certification.oracles._verified_psd import gamma, semidefinite_shift
 
 __all__ = ["safe_upper"]

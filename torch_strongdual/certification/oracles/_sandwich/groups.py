@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._sandwich_gram import GramSpace
-from torch_strongdual.certification.oracles._sandwich_majorant import power_sums
-from torch_strongdual.certification.oracles._sandwich_problem import UnitRows
+from torch_strongdual.certification.oracles._sandwich.gram import GramSpace
+from torch_strongdual.certification.oracles._sandwich.majorant import power_sums
+from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
 
 __all__ = ["RowGroups"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._slope_tree import Functional, SlopeTree
+from torch_strongdual.certification.oracles._depth.slope_tree import Functional, SlopeTree
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 
 __all__ = ["SlopeSearch", "find_slopes"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from torch_strongdual.certification.oracles._box_cells_kernel import (
+from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     ALL_PROVEN,
     ARENA_FULL,
     CELLS,
@@ -26,7 +26,7 @@ from torch_strongdual.certification.oracles._box_cells_kernel import (
     place,
     settle,
 )
-from torch_strongdual.certification.oracles._box_quadratic_kernel import CURVED_RANK, may_pay, quadratic_excess
+from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, may_pay, quadratic_excess
 
 __all__ = ["advance_vector"]
 

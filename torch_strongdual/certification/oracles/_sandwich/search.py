@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._sandwich_gram import GramSpace
-from torch_strongdual.certification.oracles._sandwich_groups import RowGroups
-from torch_strongdual.certification.oracles._sandwich_majorant import QuarticMajorant, gram_matrix
-from torch_strongdual.certification.oracles._sandwich_problem import UnitRows
-from torch_strongdual.certification.oracles._sandwich_quartics import LEAST_TOUCH, Shapes, best_touches, even_quartics
+from torch_strongdual.certification.oracles._sandwich.gram import GramSpace
+from torch_strongdual.certification.oracles._sandwich.groups import RowGroups
+from torch_strongdual.certification.oracles._sandwich.majorant import QuarticMajorant, gram_matrix
+from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
+from torch_strongdual.certification.oracles._sandwich.quartics import LEAST_TOUCH, Shapes, best_touches, even_quartics
 
 __all__ = ["FoundMajorant", "find_quartic_majorant"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._dnn_lift import Lift
-from torch_strongdual.certification.oracles._dnn_safe_bound import safe_upper
-from torch_strongdual.certification.oracles._dnn_splitting import Splitting, SplittingPoint
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper
+from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting, SplittingPoint
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._dnn_lift import Lift
-from torch_strongdual.certification.oracles._dnn_sets import ProductCone, SemidefiniteFace, cone_heights
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.sets import ProductCone, SemidefiniteFace, cone_heights
 
 __all__ = ["JointSplitting"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._sandwich_gram import GramSpace
-from torch_strongdual.certification.oracles._sandwich_problem import UnitRows
-from torch_strongdual.certification.oracles._sandwich_quartics import Shapes, even_quartics
+from torch_strongdual.certification.oracles._sandwich.gram import GramSpace
+from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
+from torch_strongdual.certification.oracles._sandwich.quartics import Shapes, even_quartics
 from torch_strongdual.certification.oracles._verified_psd import gamma, semidefinite_shift
 
 __all__ = ["QuarticMajorant", "power_sums"]

@@ -97,9 +97,9 @@ class BoxTree:
             One of :class:`SearchStatus`.
         """
         if self._vector:
-            from torch_strongdual.certification.oracles._box_vector_kernel import advance_vector as advance
+            from torch_strongdual.certification.oracles._boxes._vector_kernel import advance_vector as advance
         else:
-            from torch_strongdual.certification.oracles._box_scalar_kernel import advance_scalar as advance
+            from torch_strongdual.certification.oracles._boxes._scalar_kernel import advance_scalar as advance
         before = self.cells
         while True:
             status = int(

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._dnn_contraction import Contraction
-from torch_strongdual.certification.oracles._dnn_lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.contraction import Contraction
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 
 __all__ = ["ProductCone", "SemidefiniteFace", "cone_heights"]
 

@@ -1,0 +1,1 @@
+"""The depth recursion: functionals layer by layer, the search over slopes, deep witnesses."""

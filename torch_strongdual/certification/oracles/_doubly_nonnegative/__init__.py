@@ -1,0 +1,1 @@
+"""The doubly nonnegative relaxation: lift, splitting method, safe bound, sign branching."""

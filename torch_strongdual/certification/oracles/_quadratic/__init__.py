@@ -1,0 +1,1 @@
+"""The quadratic relaxation: majorants and their search."""

@@ -1,0 +1,1 @@
+"""The polynomial sandwich: one-sided quartics, Gram matrices, majorants, their search."""
