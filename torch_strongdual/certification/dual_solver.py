@@ -271,15 +271,15 @@ class _Run:
 
     def try_candidate(self, candidate: Tensor, source: str) -> float:
         """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves. Returns its value."""
-        limit = self.problem.dual_norm_limit
         value = -math.inf
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
         known = math.inf
+        floor = self._sufficient_norm(candidate)
         for rtol in (max(fine, 2e-2), fine):
             # The coarse answer must leave time for column generation.
             deadline = self.deadline if rtol == fine else self.deadline.fraction(0.4)
-            request = BoundRequest(rtol=rtol, floor=limit, known_upper=known, deadline=deadline)
+            request = BoundRequest(rtol=rtol, floor=floor, known_upper=known, deadline=deadline)
             self.last = self.solver.bound_dual_norm(candidate, request)
             if source == "residual":
                 self.residual_witnesses = self.last.witnesses
@@ -292,6 +292,19 @@ class _Run:
             if self.is_done() or rtol == fine or not self._would_pay(candidate, proven.value):
                 break
         return value
+
+    def _sufficient_norm(self, candidate: Tensor) -> float:
+        """A bound on the dual norm that would certify the network: an oracle need not prove less (used for effort only)."""
+        limit = self.problem.dual_norm_limit
+        too_large, enough = 8.0 * limit, limit
+        for _ in range(20):
+            middle = 0.5 * (too_large + enough)
+            scale = self.problem.loss.best_scale(candidate, limit / middle)
+            if self.relative_gap(self.problem.loss.dual_objective(scale * candidate)) <= 0.98 * self.rtol:
+                enough = middle
+            else:
+                too_large = middle
+        return enough
 
     def _would_pay(self, candidate: Tensor, proven: float) -> bool:
         """Whether knowing the dual norm exactly would close a good part of the gap (an estimate, used for effort only)."""
