@@ -269,9 +269,8 @@ class _Run:
         limit = self.problem.dual_norm_limit * (1.0 + 1e-9)
         return tuple(w for w in self.residual_witnesses if w.value > limit)
 
-    def try_candidate(self, candidate: Tensor, source: str) -> float:
-        """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves. Returns its value."""
-        value = -math.inf
+    def try_candidate(self, candidate: Tensor, source: str) -> None:
+        """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves."""
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
         known = math.inf
@@ -285,13 +284,11 @@ class _Run:
                 self.residual_witnesses = self.last.witnesses
             known = min(known, self.last.upper)
             proven = self.problem.scaled_bound(candidate, max(known, 1e-300))
-            value = max(value, proven.value)
             if self.solver.offer(proven, {"dual_point_from": source, "oracle": self.last.stats.get("oracle", "")}):
                 self.source = source
             self.check_sound()
             if self.is_done() or rtol == fine or not self._would_pay(candidate, proven.value):
                 break
-        return value
 
     def _sufficient_norm(self, candidate: Tensor) -> float:
         """A bound on the dual norm that would certify the network: an oracle need not prove less (used for effort only)."""

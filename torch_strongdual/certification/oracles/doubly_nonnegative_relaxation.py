@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
-from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
+from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import power_of_two_scale
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
@@ -86,7 +85,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
             return self._one_sided(problem, request, starts)
         if problem.num_outputs == 1:
             return two_sided_bound(self, problem, request, starts)
-        return self._by_outputs(problem, request, starts)
+        return bound_by_outputs(self, problem, request, starts, effort="nodes")
 
     def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """One output, one sign."""
@@ -108,31 +107,6 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         stats: dict[str, float | str] = {"nodes": float(tree.nodes), "iterations": float(tree.iterations)}
         if not (tree.is_done() or request.is_met(upper, lower)):
             stats["limited_by"] = tree.limited_by
-        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
-
-    def _by_outputs(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """Several outputs, from the bounds along single directions, each with an equal share of the time left."""
-        points = starts if len(starts) else local_maxima(problem)
-        lower = float(np.max(problem.values(points), initial=0.0))
-        directions = output_directions(problem.num_outputs)
-        is_axis = np.abs(directions).max(axis=1) == 1.0
-        bounds, nodes = np.zeros(len(directions)), 0.0
-        for number, index in enumerate(np.argsort(~is_axis, kind="stable")):
-            deadline = request.deadline.fraction(1.0 / (len(directions) - number))
-            # Of directions between the axes only the largest bound counts.
-            floor = 0.0 if is_axis[index] else max(lower, float(bounds.max()))
-            column = SphereProblem(
-                rows=problem.rows,
-                duals=problem.duals @ directions[index][:, None],
-                linear=problem.linear @ directions[index][:, None],
-            )
-            found = two_sided_bound(self, column, BoundRequest(rtol=request.rtol, floor=floor, deadline=deadline), points)
-            bounds[index] = found.upper + gamma(problem.num_outputs + 4) * problem.magnitude()
-            nodes += float(found.stats.get("nodes", 0.0))
-        upper = norm_from_directions(bounds, problem.num_outputs)
-        stats: dict[str, float | str] = {"outputs": "single directions of the outputs", "nodes": nodes}
-        if not request.is_met(upper, lower):
-            stats["limited_by"] = "time" if request.deadline.expired else "treating the outputs one by one"
         return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
 
 

@@ -8,10 +8,9 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
+from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
 from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
 from torch_strongdual.certification.oracles._sandwich.search import find_quartic_majorant
-from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -76,7 +75,7 @@ class PolynomialSandwich(AbstractTwoLayerOracle):
             return self._one_sided(problem, request, starts)
         if problem.num_outputs == 1:
             return two_sided_bound(self, problem, request, starts)
-        return self._by_outputs(problem, request, starts)
+        return bound_by_outputs(self, problem, request, starts, effort="iterations")
 
     def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """One output, one sign."""
@@ -100,32 +99,4 @@ class PolynomialSandwich(AbstractTwoLayerOracle):
         stats: dict[str, float | str] = {"iterations": iterations}
         if not request.is_met(upper, lower):
             stats["limited_by"] = "time" if request.deadline.expired else "looseness of the polynomial relaxation"
-        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
-
-    def _by_outputs(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """Several outputs, from the bounds along single directions, each with an equal share of the time left."""
-        points = starts if len(starts) else local_maxima(problem)
-        lower = float(np.max(problem.values(points), initial=0.0))
-        directions = output_directions(problem.num_outputs)
-        is_axis = np.abs(directions).max(axis=1) == 1.0
-        bounds, iterations = np.zeros(len(directions)), 0.0
-        for number, index in enumerate(np.argsort(~is_axis, kind="stable")):
-            # Of directions between the axes only the largest bound counts.
-            asked = BoundRequest(
-                rtol=request.rtol,
-                floor=0.0 if is_axis[index] else max(lower, float(bounds.max())),
-                deadline=request.deadline.fraction(1.0 / (len(directions) - number)),
-            )
-            column = SphereProblem(
-                rows=problem.rows,
-                duals=problem.duals @ directions[index][:, None],
-                linear=problem.linear @ directions[index][:, None],
-            )
-            found = two_sided_bound(self, column, asked, points)
-            bounds[index] = found.upper + gamma(problem.num_outputs + 4) * problem.magnitude()
-            iterations += float(found.stats.get("iterations", 0.0))
-        upper = norm_from_directions(bounds, problem.num_outputs)
-        stats: dict[str, float | str] = {"outputs": "single directions of the outputs", "iterations": iterations}
-        if not request.is_met(upper, lower):
-            stats["limited_by"] = "time" if request.deadline.expired else "treating the outputs one by one"
         return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
