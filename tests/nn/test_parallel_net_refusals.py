@@ -23,7 +23,7 @@ class TestRefusals:
             ([nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)], r"layer 1 \('1'\), Tanh\(\), is not supported.*nn.LeakyReLU"),
             ([nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1)], r"layer 1 \('1'\), Dropout\(p=0.5"),
             ([nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)], r"layer 1 \('1'\), BatchNorm1d"),
-            ([nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(4, 1)], r"layer 0 \('0'\), Conv2d"),
+            ([nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Linear(4, 1)], r"layer 0 \('0'\), Conv3d"),
             ([nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 1)], "PReLU"),
             ([nn.Linear(3, 4), nn.ReLU6(), nn.Linear(4, 1)], "ReLU6"),
             ([nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 1)], "is lazy"),

@@ -2,6 +2,8 @@
 
 from torch_strongdual.functional.branch_features import branch_features as branch_features
 from torch_strongdual.functional.branch_features import branch_outputs as branch_outputs
+from torch_strongdual.functional.convolved_outputs import ConvolutionGeometry as ConvolutionGeometry
+from torch_strongdual.functional.convolved_outputs import convolved_outputs as convolved_outputs
 from torch_strongdual.functional.gate_masks import gate_masks as gate_masks
 from torch_strongdual.functional.path_penalty import PATH_PENALTIES as PATH_PENALTIES
 from torch_strongdual.functional.path_penalty import l2_path_penalty as l2_path_penalty

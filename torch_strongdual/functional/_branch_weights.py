@@ -15,8 +15,12 @@ from torch_strongdual.errors import InvalidInputError, ShapeError
 __all__ = ["ScaledWeights", "check_branch_weights", "exclusive_products", "per_branch", "safe_norms"]
 
 
-def check_branch_weights(weights: Sequence[Tensor]) -> None:
+def check_branch_weights(weights: Sequence[Tensor], *, chained: bool = False) -> None:
     """Raise unless ``weights`` is a branch weight list (see :class:`torch_strongdual.nn.branch_spec.BranchSpec`).
+
+    Args:
+        weights: One tensor a layer.
+        chained: Whether each layer has to take every output of the one before exactly once, as linear layers do.
 
     Raises:
         InvalidInputError: If the list is empty, or holds something other than real floating point numbers.
@@ -35,10 +39,12 @@ def check_branch_weights(weights: Sequence[Tensor]) -> None:
                 f"`{name}` has {weight.shape[0]} branches (shape {tuple(weight.shape)}) but `weights[0]` has "
                 f"{weights[0].shape[0]}; expected the same number in every layer."
             )
-        if index and weight.shape[2] != weights[index - 1].shape[1]:
+        # Kernels, and linear layers behind nn.Flatten, take every channel of the layer before several times.
+        before = weights[index - 1].shape[1]
+        if index and (weight.shape[2] != before if chained else weight.shape[2] % before):
             raise ShapeError(
                 f"`{name}` takes {weight.shape[2]} inputs (shape {tuple(weight.shape)}) but the layer before it has "
-                f"{weights[index - 1].shape[1]} outputs; expected widths that chain."
+                f"{before} outputs; expected widths that chain."
             )
 
 

@@ -139,7 +139,7 @@ def l2_path_penalty(weights: Sequence[Tensor]) -> Tensor:  # shape: (num_branche
         Ergen, Pilanci, "Path Regularization: A Convexity and Sparsity Inducing Regularization for Parallel ReLU Networks",
         NeurIPS 2023. https://arxiv.org/abs/2110.09548
     """
-    check_branch_weights(weights)
+    check_branch_weights(weights, chained=True)
     scaled = ScaledWeights.of(weights)
     paths = scaled.scaled[0].new_ones(weights[0].shape[0], weights[0].shape[2], 1)
     for weight in scaled.scaled:

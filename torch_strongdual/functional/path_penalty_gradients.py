@@ -42,7 +42,7 @@ def path_penalty_gradients(weights: Sequence[Tensor], kind: str = "product") -> 
         [tensor([[[1.2000, 1.6000]]]), tensor([[[5.]]])]
     """
     check_in("kind", kind, PATH_PENALTIES)
-    check_branch_weights(weights)
+    check_branch_weights(weights, chained=kind == "l2_path")
     gradients = {"product": _product_gradients, "power": _power_gradients, "l2_path": _l2_path_gradients}
     return gradients[kind](weights)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["stacked_outputs"]
+__all__ = ["hidden_layer", "side_by_side", "stacked_outputs"]
 
 
 def stacked_outputs(
@@ -40,12 +40,12 @@ def stacked_outputs(
     """
     hidden = _first_layer(inputs, weights[0], biases[0])
     for weight, bias, activation in zip(weights[1:-1], biases[1:-1], activations[:-1], strict=True):
-        hidden = _hidden_layer(activation(hidden), weight, bias)
+        hidden = hidden_layer(activation(hidden), weight, bias)
     features = activations[-1](hidden).flatten(0, 1).T
-    return functional.linear(features, _side_by_side(weights[-1]), biases[-1])
+    return functional.linear(features, side_by_side(weights[-1]), biases[-1])
 
 
-def _side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, num_branches * in)
+def side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, num_branches * in)
     """Put the branches' matrices next to each other.
 
     An axis of length one is dropped and not transposed: its gradient would get back that axis with another stride than the
@@ -67,7 +67,8 @@ def _first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product.reshape(*weight.shape[:2], inputs.shape[0])
 
 
-def _hidden_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def hidden_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # shape: (num_branches, out, num_samples)
+    """One linear layer a branch, on ``hidden`` of shape ``(num_branches, in, num_samples)``."""
     if weight.shape[0] == 1:
         return functional.linear(hidden[0].T, weight[0], None if bias is None else bias[0]).T.unsqueeze(0)
     return torch.bmm(weight, hidden) if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, hidden)

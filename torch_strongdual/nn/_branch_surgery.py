@@ -12,7 +12,9 @@ from torch_strongdual._checks import check_finite, check_floating, check_shape
 from torch_strongdual.errors import ShapeError
 from torch_strongdual.functional.path_penalty import product_penalty
 from torch_strongdual.functional.rebalance import rebalanced
+from torch_strongdual.nn._stacked_convolution import CONVOLUTIONS, StackedConvolution
 from torch_strongdual.nn._stacked_gated_relu import StackedGatedReLU
+from torch_strongdual.nn._stacked_layer import StackedLayer
 from torch_strongdual.nn._stacked_linear import StackedLinear
 from torch_strongdual.nn.gated_relu import GatedReLU
 
@@ -25,18 +27,20 @@ def stacked_layer(
     """Stacked form of a layer: branch 0 is a copy of it, the others are drawn afresh."""
     if isinstance(layer, nn.Linear):
         return StackedLinear.from_linear(layer, num_branches, shared_bias=shared_bias, device=device, dtype=dtype)
+    if isinstance(layer, CONVOLUTIONS):
+        return StackedConvolution.from_convolution(layer, num_branches, device=device, dtype=dtype)
     return StackedGatedReLU.from_gate(layer, num_branches, device) if isinstance(layer, GatedReLU) else deepcopy(layer)
 
 
 def copied_layer(layer: nn.Module, index: int, num_branches: int) -> nn.Module:
     """Copy of branch ``index``'s part of a layer, with the shared output bias only if there is one branch."""
-    if isinstance(layer, StackedLinear):
-        return layer.branch_linear(index, with_shared_bias=num_branches == 1)
+    if isinstance(layer, StackedLayer):
+        return layer.branch_layer(index, with_shared_bias=num_branches == 1)
     return layer.branch_gate(index) if isinstance(layer, StackedGatedReLU) else deepcopy(layer)
 
 
 def append_branches_(
-    linears: Sequence[StackedLinear],
+    linears: Sequence[StackedLayer],
     gates: Sequence[StackedGatedReLU],
     weights: Sequence[Tensor],
     gate_vectors: Sequence[Tensor],
@@ -49,10 +53,9 @@ def append_branches_(
         raise ShapeError(f"`gate_vectors` has {len(gate_vectors)} tensors; expected {len(gates)}, one for each GatedReLU.")
     num_added = weights[0].shape[0] if weights[0].ndim else 0
     for index, (linear, weight) in enumerate(zip(linears, weights, strict=True)):
-        _, fan_out, fan_in = linear.weight.shape
-        fan_in += int(has_bias_column and index == 0)
+        fan_in = linear.fan_in + int(has_bias_column and index == 0)
         bias_text = ", the first-layer bias as last column" if has_bias_column and index == 0 else ""
-        _check_values(f"weights[{index}]", weight, (num_added, fan_out, fan_in), f"(new branches, out, in){bias_text}")
+        _check_values(f"weights[{index}]", weight, (num_added, linear.fan_out, fan_in), f"(new branches, out, in){bias_text}")
     for index, (layer, vectors) in enumerate(zip(gates, gate_vectors, strict=True)):
         shape = (num_added, layer.gate_vector.shape[1])
         _check_values(f"gate_vectors[{index}]", vectors, shape, "(new branches, in_features)")
@@ -74,7 +77,7 @@ def large_branches(weights: Sequence[Tensor], tol: float) -> Tensor:
     return kept if kept.numel() else penalties.argmax().reshape(1)
 
 
-def balance_branches_(linears: Sequence[StackedLinear], weights: Sequence[Tensor]) -> None:
+def balance_branches_(linears: Sequence[StackedLayer], weights: Sequence[Tensor]) -> None:
     """Rebalance every branch; each hidden bias follows the product of the scales of the layers up to its own."""
     before = _exact(weights)
     scales = torch.ones(before[0].shape[0], dtype=torch.float64, device=before[0].device)

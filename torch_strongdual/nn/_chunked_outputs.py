@@ -20,6 +20,8 @@ def chunked_outputs(
     biases: Sequence[Tensor | None],
     activations: Callable[[slice], list[Callable[[Tensor], Tensor]]],
     chunk_size: int | None,
+    *,
+    evaluate: Callable[..., Tensor] = stacked_outputs,
 ) -> Tensor:  # shape: (num_samples, out_features)
     """Evaluate :func:`~torch_strongdual.functional.stacked_outputs.stacked_outputs` on ``chunk_size`` branches at a time.
 
@@ -29,16 +31,18 @@ def chunked_outputs(
         biases: The last one is added once.
         activations: Maps a slice of the branches to their activations.
         chunk_size: ``None`` for all branches at once.
+        evaluate: What to evaluate instead of ``stacked_outputs``, with the same arguments.
     """
     num_branches = weights[0].shape[0]
     if chunk_size is None or chunk_size >= num_branches:
-        return stacked_outputs(inputs, weights, biases, activations(slice(None)))
+        return evaluate(inputs, weights, biases, activations(slice(None)))
     # Split once: the gradient of a slice is as large as the whole, so slices would cost the square of the number of chunks.
     weight_chunks = zip(*[torch.split(weight, chunk_size) for weight in weights], strict=True)
     bias_chunks = [None if bias is None else torch.split(bias, chunk_size) for bias in biases[:-1]]
     outputs: Tensor | None = None
     for index, chunk_weights in enumerate(weight_chunks):
         chunk = _recomputed_outputs(
+            evaluate,
             inputs,
             list(chunk_weights),
             [*[None if parts is None else parts[index] for parts in bias_chunks], biases[-1] if index == 0 else None],
@@ -49,11 +53,15 @@ def chunked_outputs(
 
 
 def _recomputed_outputs(
-    inputs: Tensor, weights: list[Tensor], biases: list[Tensor | None], activations: list[Callable[[Tensor], Tensor]]
+    evaluate: Callable[..., Tensor],
+    inputs: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor | None],
+    activations: list[Callable[[Tensor], Tensor]],
 ) -> Tensor:
     if not _can_recompute():
-        return stacked_outputs(inputs, weights, biases, activations)
-    outputs = checkpoint(stacked_outputs, inputs, weights, biases, activations, use_reentrant=False, preserve_rng_state=False)
+        return evaluate(inputs, weights, biases, activations)
+    outputs = checkpoint(evaluate, inputs, weights, biases, activations, use_reentrant=False, preserve_rng_state=False)
     return cast(Tensor, outputs)
 
 

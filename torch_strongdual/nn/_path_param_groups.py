@@ -9,12 +9,12 @@ from torch import nn
 
 from torch_strongdual._checks import check_in, check_non_negative
 from torch_strongdual.functional.path_penalty import PATH_PENALTIES
-from torch_strongdual.nn._stacked_linear import StackedLinear
+from torch_strongdual.nn._stacked_layer import StackedLayer
 
 __all__ = ["path_param_groups"]
 
 
-def path_param_groups(linears: Sequence[StackedLinear], path_decay: float, penalty: str) -> list[dict[str, Any]]:
+def path_param_groups(linears: Sequence[StackedLayer], path_decay: float, penalty: str) -> list[dict[str, Any]]:
     """See :meth:`torch_strongdual.nn.parallel_net.ParallelNet.path_param_groups`."""
     check_non_negative("path_decay", path_decay)
     check_in("penalty", penalty, PATH_PENALTIES)

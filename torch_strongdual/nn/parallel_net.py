@@ -17,9 +17,10 @@ from torch_strongdual.nn._branch_inputs import flat_branch_inputs
 from torch_strongdual.nn._branch_layers import BranchLayers
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
 from torch_strongdual.nn._composed_activation import composed_activation
+from torch_strongdual.nn._convolutional_forward import convolutional_outputs
 from torch_strongdual.nn._path_param_groups import path_param_groups
 from torch_strongdual.nn._stacked_gated_relu import StackedGatedReLU
-from torch_strongdual.nn._stacked_linear import StackedLinear
+from torch_strongdual.nn._stacked_layer import StackedLayer
 from torch_strongdual.nn.branch_sequential import BranchSequential
 from torch_strongdual.nn.branch_spec import BranchSpec
 
@@ -39,6 +40,10 @@ class ParallelNet(nn.Module):
 
     Supported layers: ``nn.Linear`` (two or more), ``nn.ReLU``, ``nn.LeakyReLU`` with a slope in [0, 1], ``nn.Identity``,
     :class:`~torch_strongdual.nn.gated_relu.GatedReLU`, and ``nn.Flatten`` in front; several activations may follow each other.
+    Or convolutions first: ``nn.Conv1d`` or ``nn.Conv2d`` (``groups=1``, zero padding) with average, maximum and adaptive
+    pooling, ``nn.Flatten`` behind the last of them, then ``nn.Linear``. Inputs are shared, so the first convolution is a single
+    wide one; later ones are grouped. The penalty counts a kernel with its Frobenius norm, once, however often it is applied.
+
     A bias of the first layer counts as part of its weight. A bias of the last layer is one parameter of shape
     ``(out_features,)`` shared by all branches and not penalised. Biases in between can be trained but not certified.
 
@@ -54,7 +59,8 @@ class ParallelNet(nn.Module):
         dtype: Of the parameters; that of the layers if ``None``. Gates are float64 always.
 
     Shape:
-        - input: ``(..., in_features)``, or ``(num_samples, ...)`` behind ``nn.Flatten``
+        - input: ``(..., in_features)``; ``(num_samples, ...)`` behind ``nn.Flatten``; ``(num_samples, channels, length)`` or
+          ``(num_samples, channels, height, width)`` for convolutions
         - output: ``(..., out_features)``
 
     Raises:
@@ -97,6 +103,7 @@ class ParallelNet(nn.Module):
         self._flatten = branch.flatten
         self._linear_names = branch.linear_names
         self._activation_names = branch.activation_names
+        self._num_convolutions = branch.num_convolutions
         for name, layer in branch.modules.items():
             is_last = name == branch.linear_names[-1]
             self.add_module(name, surgery.stacked_layer(layer, num_branches, shared_bias=is_last, device=device, dtype=dtype))
@@ -152,15 +159,19 @@ class ParallelNet(nn.Module):
     # Parts
 
     @property
-    def _linears(self) -> list[StackedLinear]:
-        return [cast(StackedLinear, self._modules[name]) for name in self._linear_names]
+    def _linears(self) -> list[StackedLayer]:
+        return [cast(StackedLayer, self._modules[name]) for name in self._linear_names]
+
+    @property
+    def _between(self) -> list[list[nn.Module]]:
+        return [[cast(nn.Module, self._modules[name]) for name in names] for names in self._activation_names]
 
     @property
     def _gates(self) -> list[StackedGatedReLU]:
         return [module for module in self.children() if isinstance(module, StackedGatedReLU)]
 
     @property
-    def _stacks(self) -> list[StackedLinear | StackedGatedReLU]:
+    def _stacks(self) -> list[StackedLayer | StackedGatedReLU]:
         return [*self._linears, *self._gates]
 
     @property
@@ -183,13 +194,14 @@ class ParallelNet(nn.Module):
     def branch_weights(self) -> list[Tensor]:
         """Branch weight list (see :class:`~torch_strongdual.nn.branch_spec.BranchSpec`), differentiable.
 
-        One tensor a layer, of shape ``(num_branches, out, in)``; a first-layer bias is the last column of the first one.
+        One tensor a layer, of shape ``(num_branches, out, in)``; a first-layer bias is the last column of the first one, and a
+        kernel is a row.
         """
         first, *others = self._linears
-        weight: Tensor = first.weight
+        weight = first.matrices()
         if first.bias is not None:
             weight = torch.cat([weight, first.bias.unsqueeze(-1)], dim=-1)
-        return [weight, *[linear.weight for linear in others]]
+        return [weight, *[linear.matrices() for linear in others]]
 
     def gate_vectors(self) -> list[Tensor]:
         """Gates in the order of the GatedReLU layers, each of shape ``(num_branches, in_features)``, float64."""
@@ -197,7 +209,13 @@ class ParallelNet(nn.Module):
 
     @property
     def branch_spec(self) -> BranchSpec:
-        """Architecture of a branch, with a copy of the gates."""
+        """Architecture of a branch, with a copy of the gates.
+
+        Raises:
+            UnsupportedModelError: If its branches can be trained but not certified, whatever the oracle.
+        """
+        if self._num_convolutions:
+            raise UnsupportedModelError("Convolutional branches have no dual norm bound here yet.")
         linears = self._linears
         return BranchSpec(
             widths=(linears[0].weight.shape[2], *[linear.weight.shape[1] for linear in linears]),
@@ -212,6 +230,8 @@ class ParallelNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the sum of the outputs of all branches."""
+        if self._num_convolutions:
+            return convolutional_outputs(inputs, self._linears, self._between, self.chunk_size)
         flat = flat_branch_inputs(inputs, self._linears[0].weight.shape[2], flatten=self._flatten)
         masks = {name: m.masks(flat) for name, m in self._modules.items() if isinstance(m, StackedGatedReLU)}
         linears = self._linears
@@ -268,8 +288,8 @@ class ParallelNet(nn.Module):
         are zero.
 
         Args:
-            weights: Branch weight list: tensors of shape ``(m, out, in)``, the first ``(m, out, in + 1)`` if the first layer
-                has a bias. Converted to the dtype and device of the network.
+            weights: Branch weight list, as :meth:`branch_weights` gives it: tensors of shape ``(m, out, in)``, the first
+                ``(m, out, in + 1)`` if the first layer has a bias. Converted to the dtype and device of the network.
             gate_vectors: For gated networks, one tensor of shape ``(m, in_features)`` for each GatedReLU, in order.
 
         Raises:
@@ -324,7 +344,9 @@ class ParallelNet(nn.Module):
 
         Raises:
             InvalidInputError: If ``kind`` is unknown.
+            UnsupportedModelError: If it is ``"l2_path"`` and there are convolutions.
         """
+        self._check_penalty(kind)
         return path_penalty(self.branch_weights(), kind).sum()
 
     def path_param_groups(self, path_decay: float, penalty: str = "product") -> list[dict[str, Any]]:
@@ -340,8 +362,17 @@ class ParallelNet(nn.Module):
 
         Raises:
             InvalidInputError: If ``path_decay`` is negative or not finite, or ``penalty`` unknown.
+            UnsupportedModelError: If it is ``"l2_path"`` and there are convolutions.
         """
+        self._check_penalty(penalty)
         return path_param_groups(self._linears, path_decay, penalty)
+
+    def _check_penalty(self, kind: str) -> None:
+        if self._num_convolutions and kind == "l2_path":
+            raise UnsupportedModelError(
+                "The 'l2_path' penalty sums over paths through linear layers; a convolution uses a weight on many paths. "
+                "Expected 'product' or 'power' for a network with convolutions."
+            )
 
     def extra_repr(self) -> str:
         """Number of branches, and of those evaluated at a time."""

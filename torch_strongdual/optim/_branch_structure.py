@@ -83,11 +83,11 @@ class BranchStructure:
         for number, layer in enumerate(self.layers):
             weight = params[layer[0]]
             shapes = ", ".join(str(tuple(params[position].shape)) for position in layer)
-            if weight.ndim != 3 or len(layer) > 1 + (number == 0):
+            if weight.ndim < 3 or len(layer) > 1 + (number == 0):
                 expected = " and possibly a bias of shape (num_branches, out)" if number == 0 else ""
                 raise ShapeError(
                     f"layer {number} of `layer_index` has tensors of shapes {shapes}; expected one weight of shape "
-                    f"(num_branches, out, in){expected}. {ADVICE}"
+                    f"(num_branches, out, in) or (num_branches, out, in, *kernel_size){expected}. {ADVICE}"
                 )
             if len(layer) == 2 and params[layer[1]].shape != weight.shape[:2]:
                 raise ShapeError(
@@ -103,7 +103,10 @@ class BranchStructure:
                 f"layer {number} has {weight.shape[0]} branches (shape {tuple(weight.shape)}) but layer 0 has "
                 f"{first.shape[0]}; expected the same number of branches. {ADVICE}"
             )
-        if number and weight.shape[2] != (outputs := params[self.layers[number - 1][0]].shape[1]):
+        before = params[self.layers[number - 1][0]] if number else weight
+        outputs, is_flattened = before.shape[1], before.ndim > 3 and weight.ndim == 3
+        # Behind a convolution a linear layer takes every channel once for each location.
+        if number and (weight.shape[2] % outputs if is_flattened else weight.shape[2] != outputs):
             raise ShapeError(
                 f"layer {number} takes {weight.shape[2]} inputs (shape {tuple(weight.shape)}) but layer {number - 1} has "
                 f"{outputs} outputs; expected widths that chain. {ADVICE}"

@@ -1,0 +1,76 @@
+"""The forward pass of a network whose branches begin with convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from torch_strongdual.errors import ShapeError
+from torch_strongdual.functional.convolved_outputs import convolved_outputs
+from torch_strongdual.nn._chunked_outputs import chunked_outputs
+from torch_strongdual.nn._stacked_convolution import StackedConvolution
+from torch_strongdual.nn._stacked_layer import StackedLayer
+
+__all__ = ["convolutional_outputs"]
+
+
+def convolutional_outputs(
+    inputs: Tensor,  # shape: (num_samples, channels, *spatial)
+    linears: Sequence[StackedLayer],
+    between: Sequence[Sequence[nn.Module]],
+    chunk_size: int | None,
+) -> Tensor:  # shape: (num_samples, out_features)
+    """Sum of the outputs of all branches.
+
+    Args:
+        inputs: Images or signals.
+        linears: Convolutions, then linear layers.
+        between: The modules behind each of them but the last.
+        chunk_size: Branches at a time; ``None`` for all at once.
+
+    Raises:
+        ShapeError: If the inputs are not what the first convolution takes, or the first linear layer gets another width.
+    """
+    convolutions = [layer for layer in linears if isinstance(layer, StackedConvolution)]
+    _check_inputs(inputs, convolutions[0])
+    activations: list[Callable[[Tensor], Tensor]] = [partial(_in_a_row, modules) for modules in between]
+    last = len(convolutions) - 1
+    activations[last] = partial(_flattened, between[last], linears[last].fan_out, linears[last + 1].fan_in)
+    return chunked_outputs(
+        inputs,
+        [layer.weight for layer in linears],
+        [layer.bias for layer in linears],
+        lambda _: activations,
+        chunk_size,
+        evaluate=partial(convolved_outputs, geometries=[layer.geometry for layer in convolutions]),
+    )
+
+
+def _in_a_row(modules: Sequence[nn.Module], hidden: Tensor) -> Tensor:
+    for module in modules:
+        hidden = module(hidden)
+    return hidden
+
+
+def _flattened(modules: Sequence[nn.Module], channels: int, width: int, hidden: Tensor) -> Tensor:
+    """What stands behind the last convolution: nn.Flatten among it, so that samples become rows."""
+    num_branches = hidden.shape[1] // channels
+    hidden = _in_a_row(modules, hidden)
+    if hidden.shape[1] != num_branches * width:
+        raise ShapeError(
+            f"nn.Flatten gives {hidden.shape[1] // num_branches} features a branch for inputs of this size; expected {width}, "
+            "as the nn.Linear behind it takes. Pool to a fixed size (nn.AdaptiveAvgPool2d), or give it that width."
+        )
+    return hidden
+
+
+def _check_inputs(inputs: Tensor, first: StackedConvolution) -> None:
+    channels, *kernel_size = first.weight.shape[2:]
+    if inputs.ndim != 2 + len(kernel_size) or inputs.shape[1] != channels:
+        sizes = ("length",) if len(kernel_size) == 1 else ("height", "width")
+        raise ShapeError(
+            f"The input has shape {tuple(inputs.shape)}; expected (num_samples, {channels}, {', '.join(sizes)}), as the first "
+            "convolution takes."
+        )
