@@ -2,6 +2,7 @@
 
 PYTHON ?=
 JOBS ?= 2
+BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-from-constraints
@@ -27,9 +28,9 @@ test-slow: $(STAMP)  ## run the slow tests
 	@echo "[test] slow suite, $(JOBS) processes"
 	@$(PYTEST) -m slow
 
-bench: $(STAMP)  ## bound dual norms of small sizes, against SCIP if the extra `bench` is installed (about two minutes)
-	@echo "[bench] python -m benchmarks.dual_norm --quick"
-	@$(BIN)/python -m benchmarks.dual_norm --quick
+bench: $(STAMP)  ## measure speed as ratios to references, all benchmarks (BENCH=--quick: under two minutes)
+	@echo "[bench] python -m benchmarks $(BENCH)"
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(STAMP)  ## check style and formatting
 	@echo "[lint] ruff check, ruff format --check"

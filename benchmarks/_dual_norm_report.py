@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks._dual_norm_rivals import RivalResult
-from torch_strongdual import __version__
+from benchmarks._facts import fact_lines, json_safe, machine_facts
 
 __all__ = ["CompareRow", "ReachRow", "write_report"]
 
@@ -101,7 +97,7 @@ def write_report(
     compared: Sequence[CompareRow], reached: Sequence[ReachRow], stem: Path, *, settings: Mapping[str, object]
 ) -> str:
     """Write ``stem`` with the endings .txt, .json and .png; return the text."""
-    facts = _facts()
+    facts = machine_facts(_PACKAGES)
     text = "\n".join([*_heading(facts, settings), "", *_compare_table(compared), "", *_reach_table(reached), ""])
     stem.with_suffix(".txt").write_text(text)
     record = {
@@ -110,41 +106,17 @@ def write_report(
         "compared": [asdict(row) for row in compared],
         "reached": [asdict(row) for row in reached],
     }
-    stem.with_suffix(".json").write_text(json.dumps(_json_safe(record), indent=1, allow_nan=False) + "\n")
+    stem.with_suffix(".json").write_text(json.dumps(json_safe(record), indent=1, allow_nan=False) + "\n")
     _plot(compared, stem.with_suffix(".png"))
     return text
 
 
-def _facts() -> dict[str, object]:
-    model = ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    versions = {"torch_strongdual": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "processor": model or platform.processor(),
-        "machine": platform.machine(),
-        "num_cores": os.cpu_count(),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "versions": versions,
-    }
-
-
 def _heading(facts: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
-    versions = facts["versions"]
-    assert isinstance(versions, dict)
     return [
         "Dual norms of two-layer ReLU branches, one thread",
         "",
-        f"{facts['date']}, {facts['processor']}, {facts['num_cores']} cores, load average at the end {facts['load_average']}.",
+        *fact_lines(facts),
         "The machine was shared with other work; seconds are CPU time of this process, one run, nothing repeated.",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
         f"Limits, CPU time: this library {settings['seconds']:g} s (reach {settings['reach_seconds']:g} s) an instance; "
         f"SCIP {settings['scip_seconds']:g} s an instance, {settings['scip_total']:g} s in all.",
         "Dual points are residuals of a trained network of 200 ReLU neurons (20 for n = 100000), weight decay 0.05 beta_max",
@@ -224,15 +196,6 @@ def _reach_table(rows: Sequence[ReachRow]) -> list[str]:
             f"{goal:>6} {row.cells:>9} {_speed(row)} {row.prototype:>20} {row.lower / row.decay:10.4f}{limit}"
         )
     return lines
-
-
-def _json_safe(value: object) -> object:
-    """Infinity and NaN as ``null``."""
-    if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plot(rows: Sequence[CompareRow], path: Path) -> None:

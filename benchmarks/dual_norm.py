@@ -30,6 +30,7 @@ from torch import Tensor
 from benchmarks._dual_norm_instances import Instance, ReachCase, gaussian_instance, reach_cases
 from benchmarks._dual_norm_report import CompareRow, ReachRow, write_report
 from benchmarks._dual_norm_rivals import RivalResult, ascended, enumerated, num_cells, solved_by_scip
+from benchmarks._suite import RESULTS, Benchmark
 from torch_strongdual.certification import Deadline, DualNormBound
 from torch_strongdual.certification.oracles import (
     AbstractTwoLayerOracle,
@@ -43,6 +44,8 @@ from torch_strongdual.certification.oracles.two_layer import TwoLayerState
 from torch_strongdual.nn import BranchActivation, BranchSpec
 
 _Row = TypeVar("_Row")
+
+BENCHMARK = Benchmark(title="dual norm bounds against SCIP, enumeration and local ascent", duration="10 minutes")
 
 _GAP = 1e-2
 _ENUMERABLE = 50_000  # cells
@@ -88,7 +91,7 @@ def _parsed() -> tuple[Settings, Path]:
     parser.add_argument("--quick", action="store_true", help="small sizes only")
     parser.add_argument("--scip-seconds", type=float, help="CPU limit of SCIP on one instance (30; quick: 10)")
     parser.add_argument("--scip-total", type=float, help="CPU limit of SCIP on all instances together (90; quick: 20)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     args = parser.parse_args()
     settings = Settings()
     if args.quick:
