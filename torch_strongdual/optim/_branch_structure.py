@@ -71,13 +71,15 @@ class BranchStructure:
             parts[weight], parts[bias] = weights[0][:, :, :-1], weights[0][:, :, -1]
         return [parts[position] for position in sorted(parts)]
 
-    def norms(self, params: Sequence[Tensor]) -> list[Tensor]:
-        """Frobenius norm of every layer in every branch, shape ``(num_branches,)`` each."""
-        return [self.norm(params, layer) for layer in range(len(self.layers))]
+    def norms(self, tensors: Sequence[Tensor], layers: Sequence[int] | None = None) -> Tensor:  # shape: (layers, num_branches)
+        """Frobenius norm of every layer in every branch, in :func:`accumulation_dtype`.
 
-    def norm(self, params: Sequence[Tensor], layer: int) -> Tensor:
-        """Frobenius norm of one layer in every branch, shape ``(num_branches,)``."""
-        return functools.reduce(torch.hypot, [branch_norms(params[i]) for i in self.layers[layer]])
+        Args:
+            tensors: One tensor a parameter, in the order of the group.
+            layers: Numbers of the layers wanted, one or more; ``None`` for all.
+        """
+        wanted = self.layers if layers is None else [self.layers[layer] for layer in layers]
+        return torch.stack([functools.reduce(torch.hypot, [branch_norms(tensors[i]) for i in layer]) for layer in wanted])
 
     def _check(self, params: Sequence[Tensor]) -> None:
         for number, layer in enumerate(self.layers):
@@ -120,7 +122,7 @@ class BranchStructure:
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """Dtype for norms and second moments: that of ``tensor``, but at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+    return tensor.dtype if tensor.dtype.itemsize >= 4 else torch.float32
 
 
 def branch_norms(tensor: Tensor) -> Tensor:  # shape: (num_branches,)

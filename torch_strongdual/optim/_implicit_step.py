@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from torch_strongdual.optim._branch_structure import BranchStructure
 __all__ = ["ImplicitStep"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ImplicitStep:
     r"""Numbers that multiply each layer after the gradient step on the loss.
 
@@ -25,52 +24,50 @@ class ImplicitStep:
     one. That changes neither the function nor the penalty, which are zero either way.
 
     Args:
-        multipliers: One ``(num_branches,)`` tensor by number of layer.
-        norms: Norms of the layers after the gradient step, by number of layer.
+        layers: Numbers of the layers that take part, in order.
+        multipliers: Shape ``(len(layers), num_branches)``.
+        norms: Norms of the layers after the gradient step, of the same shape.
         collapsed: Branches that a hidden layer made zero; ``None`` if the last layer does not take part.
     """
 
-    multipliers: Mapping[int, Tensor]
-    norms: Mapping[int, Tensor]
+    layers: tuple[int, ...]
+    multipliers: Tensor
+    norms: Tensor
     collapsed: Tensor | None
 
     @classmethod
     def of(
-        cls, params: Sequence[Tensor], structure: BranchStructure, thresholds: Mapping[int, Tensor], old_norms: Sequence[Tensor]
+        cls,
+        params: Sequence[Tensor],
+        structure: BranchStructure,
+        layers: tuple[int, ...],
+        thresholds: Tensor,  # shape: (len(layers), num_branches)
+        old_norms: Tensor,  # shape: (num_layers, num_branches)
     ) -> ImplicitStep:
         """Compute the step.
 
         Args:
             params: The parameters after the gradient step.
             structure: Where the layers are in ``params``.
-            thresholds: Lengths to take off, by number of layer; layers without one stand still.
+            layers: Numbers of the layers to shorten, in order, one or more; the others stand still.
+            thresholds: Lengths to take off these.
             old_norms: Norms of all layers before the gradient step.
         """
-        norms = {layer: structure.norm(params, layer) for layer in thresholds}
-        multipliers = {
-            layer: 1 - (threshold / norms[layer].clamp(min=_tiny(threshold))).clamp(max=1)
-            for layer, threshold in thresholds.items()
-        }
-        last = len(structure.layers) - 1
-        hidden = [layer for layer in thresholds if layer != last]
-        if last not in thresholds or not hidden:
-            return cls(multipliers=multipliers, norms=norms, collapsed=None)
-        vanishing = {layer: (norms[layer] <= thresholds[layer]) & (thresholds[layer] > 0) for layer in hidden}
-        for layer in hidden:
-            takeover = (old_norms[last] / norms[layer].clamp(min=_tiny(norms[layer]))).clamp(
-                max=torch.finfo(norms[layer].dtype).max
-            )
-            multipliers[layer] = torch.where(vanishing[layer], takeover, multipliers[layer])
-        collapsed = functools.reduce(torch.logical_or, vanishing.values())
-        multipliers[last] = torch.where(collapsed, 0.0, multipliers[last])
-        return cls(multipliers=multipliers, norms=norms, collapsed=collapsed)
+        norms = structure.norms(params, layers)
+        info = torch.finfo(norms.dtype)
+        safe_norms = norms.clamp(min=info.tiny)
+        multipliers = 1 - (thresholds / safe_norms).clamp(max=1)
+        if layers[-1] != len(structure.layers) - 1 or len(layers) == 1:
+            return cls(layers=layers, multipliers=multipliers, norms=norms, collapsed=None)
+        vanishing = (norms[:-1] <= thresholds[:-1]) & (thresholds[:-1] > 0)
+        takeover = (old_norms[-1] / safe_norms[:-1]).clamp(max=info.max)
+        collapsed = vanishing.any(dim=0)
+        hidden = torch.where(vanishing, takeover, multipliers[:-1])
+        multipliers = torch.cat([hidden, torch.where(collapsed, 0.0, multipliers[-1:])])
+        return cls(layers=layers, multipliers=multipliers, norms=norms, collapsed=collapsed)
 
     def apply(self, params: Sequence[Tensor], structure: BranchStructure) -> None:
         """Multiply the layers in place."""
-        for layer, multiplier in self.multipliers.items():
+        for layer, multiplier in zip(self.layers, self.multipliers.unbind(), strict=True):
             for position in structure.layers[layer]:
                 params[position].mul_(per_branch(multiplier, params[position]).to(params[position].dtype))
-
-
-def _tiny(tensor: Tensor) -> float:
-    return torch.finfo(tensor.dtype).tiny

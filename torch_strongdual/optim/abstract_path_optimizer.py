@@ -141,9 +141,8 @@ def check_common_options(options: Mapping[str, Any]) -> None:
     check_non_negative("lr", float(lr))
     check_non_negative("path_decay", options["path_decay"])
     check_in("penalty", options["penalty"], PATH_PENALTIES)
-    for name in ("differentiable", "capturable"):
-        if options.get(name):
-            raise InvalidInputError(f"`{name}` is True; expected False: it is not supported. Use a torch optimizer for that.")
+    if options["differentiable"]:
+        raise InvalidInputError("`differentiable` is True; expected False: not supported. Use a torch optimizer for that.")
 
 
 def uses_foreach(foreach: bool | None, params: list[Tensor]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -75,7 +76,7 @@ class PathAdamW(AbstractPathOptimizer):
         penalty: ``"product"``, ``"power"`` or ``"l2_path"``, see :func:`torch_strongdual.functional.path_penalty`.
         maximize: Whether to maximise the loss; the penalty is still minimised.
         foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only.
-        capturable: Not supported; only ``False`` is accepted.
+        capturable: Whether plain groups keep step counts on the device, as a CUDA graph needs; stacked branches always do.
         differentiable: Not supported; only ``False`` is accepted.
 
     Raises:
@@ -140,8 +141,9 @@ class PathAdamW(AbstractPathOptimizer):
         for param in params:
             if not self.state[param]:
                 zeros = [torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2)]
-                # on the CPU, as in torch: read in every step
-                self.state[param].update(step=torch.tensor(0.0), exp_avg=zeros[0], exp_avg_sq=zeros[1])
+                # on the CPU, as in torch, since it is read in every step, unless that is forbidden
+                step = torch.zeros((), device=param.device) if group["capturable"] else torch.tensor(0.0)
+                self.state[param].update(step=step, exp_avg=zeros[0], exp_avg_sq=zeros[1])
         states = [self.state[param] for param in params]
         beta1, beta2 = group["betas"]
         adam(
@@ -152,6 +154,7 @@ class PathAdamW(AbstractPathOptimizer):
             [],
             [state["step"] for state in states],
             foreach=group["foreach"],
+            capturable=group["capturable"],
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -248,35 +251,22 @@ def path_adamw(
     structure = BranchStructure.of(params, layer_index)
     terms = PenaltyTerms.at(params, grads, structure, penalty=penalty, path_decay=path_decay)
     foreach = uses_foreach(foreach, params)
-    lr = lr.squeeze() if isinstance(lr, Tensor) else lr
-    for layer, size in zip(structure.layers, terms.sizes, strict=True):
-        present = [i for i in layer if grads[i] is not None]
-        _update_second_moments(
-            [grad for i in present if (grad := grads[i]) is not None],
-            [exp_avg_sqs[i] for i in present],
-            [steps[i] for i in present],
-            size,
-            beta2,
-        )
     positions = [i for i, grad in enumerate(grads) if grad is not None]
+    moments = _SecondMoments.of([exp_avg_sqs[i] for i in positions], [steps[i] for i in positions])
+    moments = moments.updated(_mean_squares(grads, structure, terms.sizes, positions), beta2)
+    step_sizes = moments.step_sizes(lr.squeeze() if isinstance(lr, Tensor) else lr, beta2, eps)
+    factors = step_sizes / _correction(beta1, moments.steps, step_sizes.dtype)
     losses = [-grad if maximize else grad for grad in grads if grad is not None]
     gradients = terms.added_to(losses, positions, foreach=foreach) if path_decay > 0 else losses
-    averages = [exp_avgs[i] for i in positions]
-    moved = [params[i] for i in positions]
-    step_sizes = {i: _step_sizes(exp_avg_sqs[i], steps[i], lr, beta2, eps) for i in positions}
-    factors = [
-        per_branch(step_sizes[i] / _correction(beta1, steps[i], step_sizes[i].dtype), params[i]).to(params[i].dtype)
-        for i in positions
-    ]
-    if foreach:
-        torch._foreach_lerp_(averages, gradients, 1 - beta1)
-        torch._foreach_addcmul_(moved, averages, factors, value=-1)
-    else:
-        for param, average, gradient, factor in zip(moved, averages, gradients, factors, strict=True):
-            average.lerp_(gradient, 1 - beta1)
-            param.addcmul_(average, factor, value=-1)
-    thresholds = {layer: step_sizes[structure.layers[layer][0]] * terms.sizes[layer] for layer in terms.implicit_layers}
-    step = ImplicitStep.of(params, structure, thresholds, terms.norms)
+    _descend([params[i] for i in positions], [exp_avgs[i] for i in positions], gradients, factors, beta1, foreach=foreach)
+    moments.store([exp_avg_sqs[i] for i in positions], [steps[i] for i in positions])
+    if not terms.implicit_layers or terms.norms is None:
+        return
+    rows = [positions.index(structure.layers[layer][0]) for layer in terms.implicit_layers]
+    # every parameter, or as many as there are layers: no bias, nothing frozen
+    sizes = terms.sizes if len(rows) == len(terms.sizes) else torch.stack([terms.sizes[i] for i in terms.implicit_layers])
+    own = step_sizes if len(rows) == len(step_sizes) else torch.stack([step_sizes[row] for row in rows])
+    step = ImplicitStep.of(params, structure, terms.implicit_layers, own * sizes, terms.norms)
     step.apply(params, structure)
     if step.collapsed is not None:
         # the hidden layer that took over the norm changes the scale of the last layer's gradients
@@ -285,24 +275,69 @@ def path_adamw(
             moment.mul_(per_branch(~step.collapsed, moment))
 
 
-def _update_second_moments(
-    grads: list[Tensor], exp_avg_sqs: list[Tensor], steps: list[Tensor], size: Tensor, beta2: float
+def _mean_squares(
+    grads: Sequence[Tensor | None], structure: BranchStructure, sizes: Tensor, positions: Sequence[int]
+) -> Tensor:  # shape: (len(positions), num_branches)
+    """Mean square of loss gradient and penalty gradient over each parameter's block, which is all of its layer that moves."""
+    by_position: dict[int, Tensor] = {}
+    for layer, size in zip(structure.layers, sizes.unbind(), strict=True):
+        norms, num_entries = [size], 0
+        for i in layer:
+            if (grad := grads[i]) is not None:
+                norms.append(branch_norms(grad))
+                num_entries += grad[0].numel()
+        if num_entries:
+            square = torch.stack(norms).square().sum(dim=0) / num_entries
+            for i in layer:
+                by_position[i] = square
+    return torch.stack([by_position[i] for i in positions])
+
+
+def _descend(
+    params: list[Tensor], averages: list[Tensor], gradients: list[Tensor], factors: Tensor, beta1: float, *, foreach: bool
 ) -> None:
-    """Average in the mean square of one layer's gradients, except in branches where it is exactly zero."""
-    if not grads:
+    """Average the gradients, and step along the averages by ``factors``, one row a parameter."""
+    multiples = [per_branch(row, param).to(param.dtype) for row, param in zip(factors.unbind(), params, strict=True)]
+    if foreach:
+        torch._foreach_lerp_(averages, gradients, 1 - beta1)
+        torch._foreach_addcmul_(params, averages, multiples, value=-1)
         return
-    num_entries = sum(grad[0].numel() for grad in grads)
-    squares = torch.stack([size, *map(branch_norms, grads)]).square().sum(dim=0) / num_entries
-    is_moving = squares != 0
-    for exp_avg_sq, step in zip(exp_avg_sqs, steps, strict=True):
-        exp_avg_sq.lerp_(torch.where(is_moving, squares, exp_avg_sq), 1 - beta2)
-        step.add_(is_moving)
+    for param, average, gradient, factor in zip(params, averages, gradients, multiples, strict=True):
+        average.lerp_(gradient, 1 - beta1)
+        param.addcmul_(average, factor, value=-1)
 
 
-def _step_sizes(exp_avg_sq: Tensor, step: Tensor, lr: float | Tensor, beta2: float, eps: float) -> Tensor:
-    """Step size of every branch, from the bias-corrected second moment; zero where that and ``eps`` are zero."""
-    root = (exp_avg_sq / _correction(beta2, step, exp_avg_sq.dtype)).sqrt() + eps
-    return torch.where(root > 0, lr / root, 0.0)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _SecondMoments:
+    """Second moments of several parameters' blocks side by side: few operations, whatever the number of layers.
+
+    Args:
+        averages: Averaged mean squares, shape ``(num_params, num_branches)``.
+        steps: Number of updates of each, of that shape.
+    """
+
+    averages: Tensor
+    steps: Tensor
+
+    @classmethod
+    def of(cls, averages: list[Tensor], steps: list[Tensor]) -> _SecondMoments:
+        """Copy the state of the parameters."""
+        return cls(averages=torch.stack(averages), steps=torch.stack(steps))
+
+    def updated(self, squares: Tensor, beta2: float) -> _SecondMoments:
+        """Average in the squares, except where they are exactly zero."""
+        is_moving = squares != 0
+        averages = self.averages.lerp(torch.where(is_moving, squares, self.averages), 1 - beta2)
+        return _SecondMoments(averages=averages, steps=self.steps + is_moving)
+
+    def step_sizes(self, lr: float | Tensor, beta2: float, eps: float) -> Tensor:  # shape: (num_params, num_branches)
+        """Step sizes from the bias-corrected second moments; zero where these and ``eps`` are zero."""
+        root = (self.averages / _correction(beta2, self.steps, self.averages.dtype)).sqrt() + eps
+        return torch.where(root > 0, lr / root, 0.0)
+
+    def store(self, averages: list[Tensor], steps: list[Tensor]) -> None:
+        """Write back what :meth:`of` copied."""
+        torch._foreach_copy_([*averages, *steps], [*self.averages.unbind(), *self.steps.unbind()])
 
 
 def _correction(beta: float, step: Tensor, dtype: torch.dtype) -> Tensor:

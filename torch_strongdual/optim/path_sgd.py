@@ -240,13 +240,17 @@ def path_sgd(
     if momentum != 0:
         updates = _accumulate(gradients, momentum_buffers, positions, momentum, dampening, nesterov, foreach)
     _descend([params[i] for i in positions], updates, lr, foreach)
+    if not shares or terms.norms is None:
+        return
     gain = 1 + momentum if nesterov else 1.0  # of the step over the buffer
-    thresholds = {layer: lr * (share * gain) * terms.sizes[layer] for layer, share in shares.items()}
-    step = ImplicitStep.of(params, structure, thresholds, terms.norms)
-    for layer, share in shares.items():
-        pull = share * terms.sizes[layer] / step.norms[layer].clamp(min=torch.finfo(step.norms[layer].dtype).tiny)
-        for position in structure.layers[layer]:
-            _remember(momentum_buffers[position], params[position], pull, lr, gain)
+    rates = torch.stack([terms.sizes[layer] * share for layer, share in shares.items()])
+    step = ImplicitStep.of(params, structure, terms.implicit_layers, lr * gain * rates, terms.norms)
+    if momentum != 0:
+        pulls = rates / step.norms.clamp(min=torch.finfo(step.norms.dtype).tiny)
+        for layer, pull in zip(step.layers, _limited(pulls, lr, gain).unbind(), strict=True):
+            for position in structure.layers[layer]:
+                if (buffer := momentum_buffers[position]) is not None:
+                    buffer.addcmul_(params[position], per_branch(pull, buffer).to(buffer.dtype))
     step.apply(params, structure)
 
 
@@ -274,7 +278,10 @@ def _accumulate(
         torch._foreach_add_(old, added, alpha=1 - dampening)
     else:
         for buffer, gradient in zip(old, added, strict=True):
-            buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
+            if dampening == 0:  # in one pass over memory
+                torch.add(gradient, buffer, alpha=momentum, out=buffer)
+            else:
+                buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
     if not nesterov:
         return buffers
     if foreach:
@@ -293,12 +300,8 @@ def _descend(params: list[Tensor], updates: list[Tensor], lr: float | Tensor, fo
             param.add_(update, alpha=-lr)
 
 
-def _remember(buffer: Tensor | None, param: Tensor, pull: Tensor, lr: float | Tensor, gain: float) -> None:
-    """Add the subgradient of the implicit step to the momentum buffer, without dividing by an ``lr`` of zero."""
-    if buffer is None:
-        return
+def _limited(pulls: Tensor, lr: float | Tensor, gain: float) -> Tensor:
+    """What of the layer the implicit step takes off is at most the whole layer; without dividing by an ``lr`` of zero."""
     if isinstance(lr, Tensor):
-        pull = torch.minimum(pull, (1 / (lr * gain)).to(pull.dtype))
-    elif lr > 0:
-        pull = pull.clamp(max=1 / (lr * gain))
-    buffer.addcmul_(param, per_branch(pull, param).to(param.dtype))
+        return torch.minimum(pulls, (1 / (lr * gain)).to(pulls.dtype))
+    return pulls.clamp(max=1 / (lr * gain)) if lr > 0 else pulls
