@@ -180,7 +180,31 @@ class TestSoundness:
             along = duals @ torch.from_numpy(direction[:, None])
             assert found.upper >= reference(spec, inputs, along, num_starts=24) * (1 - 1e-13)
         check_witnesses(OracleCase(name="outputs", spec=spec, inputs=inputs, dual_point=duals), found)
-        assert str(found.stats["outputs"]).startswith("fan" if num_outputs == 2 else "root")
+        assert f"of {num_outputs} outputs" in str(found.stats["outputs"])
+
+    def test_outputs_of_rank_one_are_one_output(self) -> None:
+        """Two classes: the columns of the dual point are opposite."""
+        inputs, duals = drawn(0, 9, 2)
+        alone = bound_of(spec_of((0.0, 0.0)), inputs, duals)
+        found = bound_of(spec_of((0.0, 0.0), num_outputs=2), inputs, torch.cat([duals, -duals], dim=1))
+        assert found.upper == pytest.approx(2**0.5 * alone.upper, rel=1e-2)
+        assert found.lower == pytest.approx(2**0.5 * alone.lower, rel=1e-2)
+
+    @pytest.mark.parametrize("num_outputs", [2, 3])
+    def test_duals_without_negative_entries_have_the_two_layer_norm(self, num_outputs: int) -> None:
+        """``||Lam'(h)_+||`` is then monotone in ``(h)_+``, which is at most a mixture of features."""
+        inputs, duals = drawn(4, 10, 2, num_outputs)
+        truth = exact_planar_dual_norm(inputs.numpy(), duals.abs().numpy())
+        found = bound_of(spec_of((0.0, 0.0), num_outputs=num_outputs), inputs, duals.abs())
+        assert truth * (1 - 1e-13) <= found.upper <= 1.03 * truth
+        assert found.lower == pytest.approx(truth, rel=1e-4)
+
+    def test_outputs_of_samples_on_perpendicular_rays(self) -> None:
+        """Every sample has its own output, rows are orthonormal: features are the unit vectors without negative entries."""
+        duals = torch.diag(torch.tensor([3.0, -4.0])).double()
+        found = bound_of(spec_of((0.0, 0.0), num_outputs=2), torch.eye(2).double(), duals)
+        assert 4.0 <= found.upper <= 4.0 * 1.02
+        assert found.lower == pytest.approx(4.0, rel=1e-6)
 
     def test_what_the_inner_oracle_refuses_leaves_a_trivial_bound(self) -> None:
         inputs, duals = drawn(0, 9, 3)

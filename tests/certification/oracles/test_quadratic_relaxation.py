@@ -24,7 +24,6 @@ from tests.contracts.oracle_contract import OracleContract
 from tests.references.planar import exact_planar_dual_norm
 from tests.references.quadratic_relaxation_sdp import quadratic_relaxation_value
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
 from torch_strongdual.certification.oracles._quadratic import majorant_search
 from torch_strongdual.certification.oracles._quadratic.bilinear_majorant import bilinear_maximum
 from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import QuadraticMajorant
@@ -200,13 +199,3 @@ class TestSeveralOutputs:
     def test_joint_majorant_of_a_linear_map_is_its_spectral_norm(self) -> None:
         problem = SphereProblem(rows=np.zeros((1, 2)), duals=np.ones((1, 2)), linear=np.diag([3.0, 4.0]))
         assert 4.0 <= bilinear_maximum(problem, deadline=Deadline()) <= 4.0 + 1e-12
-
-    def test_a_fan_of_directions_covers_the_circle(self) -> None:
-        matrix = np.random.default_rng(0).standard_normal((2, 2))
-        values = np.linalg.norm(output_directions(2) @ matrix, axis=1)  # a sublinear even function of the direction
-        truth = float(np.linalg.norm(matrix, 2))
-        assert truth <= norm_from_directions(values, 2) <= 1.02 * truth
-
-    def test_axes_are_added_in_squares(self) -> None:
-        assert norm_from_directions(np.array([1.0, 2.0, 2.0]), 3) == pytest.approx(3.0)
-        assert np.array_equal(output_directions(3), np.eye(3))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles._depth.deep_witnesses import (
     Branch,
@@ -21,7 +22,7 @@ from torch_strongdual.certification.oracles._depth.deep_witnesses import (
 )
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Functional, SlopeTree
-from torch_strongdual.certification.oracles._output_directions import norm_from_directions, output_directions
+from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.row_space import (
@@ -96,8 +97,8 @@ class DepthRecursion(AbstractDualNormOracle):
     branch (rank 2, exact leaves); on arbitrary duals, and on residuals of noise that no branch can follow, it can be 1.3 to 3
     times as large, since the slopes have to suit positive and negative combinations of features alike.
 
-    Several outputs are bounded by :math:`(\sum_j \kappa_j^2)^{1/2}` over principal output directions, two outputs also by a fan
-    of directions that loses at most 2 %; ``stats["outputs"]`` says which.
+    Several outputs are bounded from single directions of them: :math:`\kappa(\Lambda v)` is sublinear in v, so that few
+    directions, chosen where the bound is worst, lose one or two per cent (``stats["outputs"]`` says how many they were).
 
     Args:
         inner: Oracle for one activation. It decides how tight and how slow the leaves are.
@@ -223,23 +224,34 @@ class DepthRecursion(AbstractDualNormOracle):
     def _several_outputs(
         self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray
     ) -> tuple[list[_SideBound], float, str]:
-        """Bound every one of a set of output directions, each with an equal share of the time left."""
+        """Bound as many output directions as it takes, or as time allows."""
         outputs = RowSpace.of(duals)  # columns along principal directions: only Lam Lam' matters
-        directions = output_directions(outputs.rank)
         # Rounding of Lam v, and what the reduction of the outputs lost, act on features of at most the norm of the data.
         size = float(np.linalg.norm(state.matrix)) * (1.0 + gamma(state.matrix.size))
-        rounding = gamma(outputs.rank + 4) * float(np.linalg.norm(outputs.rows)) * size
+        rounding = 2.0 * gamma(outputs.rank + 4) * float(np.linalg.norm(outputs.rows)) * size
         sides: list[_SideBound] = []
-        bounds = []
-        for index, direction in enumerate(directions):
-            share = request.deadline.fraction(1.0 / (len(directions) - index))
-            asked = BoundRequest(rtol=request.rtol, deadline=share)
+
+        def bound_along(direction: FloatArray, deadline: Deadline) -> DirectionBound:
+            floor = request.floor if outputs.rank == 1 else 0.0
+            asked = BoundRequest(rtol=request.rtol, floor=floor, deadline=deadline)
             both = self._both_signs(state, outputs.rows @ direction, asked, 0.0, points)
             sides.extend(both)
-            bounds.append(max(side.upper for side in both) + rounding)
-        upper = norm_from_directions(np.array(bounds), outputs.rank) * outputs.basis_norm + outputs.remainder * size
-        method = "fan of directions" if outputs.rank == 2 else "root of the sum of squares over outputs"
-        return sides, upper * (1.0 + 16 * UNIT_ROUNDOFF), method
+            branches = [branch for side in both if (branch := self._mixed(state, side)) is not None]
+            return DirectionBound(
+                upper=max(side.upper for side in both) + rounding, images=_images(state, outputs.rows, branches)
+            )
+
+        chains = chain_branches(state.spec, state.row_space.rows, state.row_space.basis, outputs.rows, points)[0]
+        found = bound_over_directions(
+            bound_along,
+            outputs.rank,
+            images=_images(state, outputs.rows, chains),
+            enough=max(request.floor, request.target or 0.0),
+            rtol=request.rtol,
+            deadline=request.deadline,
+        )
+        upper = found.upper * outputs.basis_norm + outputs.remainder * size
+        return sides, upper * (1.0 + 16 * UNIT_ROUNDOFF), f"{found.num_directions} directions of {outputs.rank} outputs"
 
     def _both_signs(
         self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, lower: float, points: FloatArray
@@ -313,3 +325,10 @@ def _best_value(state: DepthRecursionState, duals: FloatArray, branches: list[Br
     """Largest value of ``branches``, in the units of the scaled problem."""
     witnesses = valued_witnesses(state.spec, state.matrix, duals, branches)
     return witnesses[0].value if witnesses else 0.0
+
+
+def _images(state: DepthRecursionState, duals: FloatArray, branches: list[Branch]) -> FloatArray:  # shape: (m, c)
+    """What ``branches`` give for ``duals``: of each the hidden unit with the largest image."""
+    witnesses = valued_witnesses(state.spec, state.matrix, duals, branches)
+    images = [witness.value * witness.weights[-1].numpy() for witness in witnesses]
+    return np.array([image[:, np.linalg.norm(image, axis=0).argmax()] for image in images]).reshape(-1, duals.shape[1])
