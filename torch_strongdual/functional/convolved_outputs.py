@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from torch_strongdual.functional.stacked_outputs import hidden_layer, side_by_side
+from torch_strongdual.functional.stacked_outputs import hidden_layer, side_by_side, summed_layer
 
 __all__ = ["ConvolutionGeometry", "convolved_outputs"]
 
@@ -84,5 +84,5 @@ def convolved_outputs(
         hidden = hidden.reshape(len(hidden), num_branches, -1).permute(1, 2, 0)
         for weight, bias, activation in zip(weights[depth:-1], biases[depth:-1], activations[depth:], strict=True):
             hidden = activation(hidden_layer(hidden, weight, bias))
-        hidden = hidden.flatten(0, 1).T
+        return summed_layer(hidden, weights[-1], biases[-1])
     return functional.linear(hidden, side_by_side(weights[-1]), biases[-1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["hidden_layer", "side_by_side", "stacked_outputs"]
+__all__ = ["hidden_layer", "side_by_side", "stacked_outputs", "summed_layer"]
 
 
 def stacked_outputs(
@@ -41,8 +41,7 @@ def stacked_outputs(
     hidden = _first_layer(inputs, weights[0], biases[0])
     for weight, bias, activation in zip(weights[1:-1], biases[1:-1], activations[:-1], strict=True):
         hidden = hidden_layer(activation(hidden), weight, bias)
-    features = activations[-1](hidden).flatten(0, 1).T
-    return functional.linear(features, side_by_side(weights[-1]), biases[-1])
+    return summed_layer(activations[-1](hidden), weights[-1], biases[-1])
 
 
 def side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, num_branches * in)
@@ -61,7 +60,7 @@ def side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, 
 
 def _first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if weight.shape[0] == 1:
-        return functional.linear(inputs, weight[0], None if bias is None else bias[0]).T.unsqueeze(0)
+        return functional.linear(inputs, weight.squeeze(0), None if bias is None else bias.squeeze(0)).T.unsqueeze(0)
     wide = weight.flatten(0, 1)
     product = wide @ inputs.T if bias is None else torch.addmm(bias.reshape(-1, 1), wide, inputs.T)
     return product.reshape(*weight.shape[:2], inputs.shape[0])
@@ -70,5 +69,17 @@ def _first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def hidden_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # shape: (num_branches, out, num_samples)
     """One linear layer a branch, on ``hidden`` of shape ``(num_branches, in, num_samples)``."""
     if weight.shape[0] == 1:
-        return functional.linear(hidden[0].T, weight[0], None if bias is None else bias[0]).T.unsqueeze(0)
+        single_bias = None if bias is None else bias.squeeze(0)
+        return functional.linear(hidden.squeeze(0).T, weight.squeeze(0), single_bias).T.unsqueeze(0)
     return torch.bmm(weight, hidden) if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, hidden)
+
+
+def summed_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # shape: (num_samples, out)
+    """The last linear layer, summed over branches, on ``hidden`` of shape ``(num_branches, in, num_samples)``."""
+    features = hidden.flatten(0, 1)
+    if weight.shape[0] == 1:
+        return functional.linear(features.T, weight.squeeze(0), bias)
+    # Outputs first, as the features are: MKL takes fifty times longer for the product of the two transposed matrices.
+    wide = side_by_side(weight)
+    outputs = wide @ features if bias is None else torch.addmm(bias.unsqueeze(1), wide, features)
+    return outputs.T.contiguous()
