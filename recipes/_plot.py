@@ -1,4 +1,4 @@
-"""The picture of a certified training run: objective and proven bound, the gap between them shaded."""
+"""Pictures of recipes: figures and colours, and objective with proven bound, the gap between them shaded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["Curve", "plot_certificates"]
+__all__ = ["DUAL", "PRIMAL", "Curve", "new_figure", "plot_certificates"]
 
-_PRIMAL, _DUAL = "#c1440e", "#1f5a92"
+PRIMAL, DUAL = "#c1440e", "#1f5a92"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,13 @@ class Curve:
     relative_gap: float
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, to be written to a file. No pyplot: no global state, no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def plot_certificates(curves: Sequence[Curve], path: Path, *, rtol: float) -> None:
     """Draw the curves, two panels in a row, and write them to ``path`` as PNG.
 
@@ -44,8 +51,7 @@ def plot_certificates(curves: Sequence[Curve], path: Path, *, rtol: float) -> No
         rtol: Relative gap up to which a network counts as certified.
     """
     num_rows = math.ceil(len(curves) / 2)
-    figure = Figure(figsize=(11.0, 3.9 * num_rows + 0.6), layout="constrained")  # no pyplot: no global state, no display
-    FigureCanvasAgg(figure)
+    figure = new_figure(11.0, 3.9 * num_rows + 0.6)
     panels = figure.subplots(num_rows, 2, squeeze=False).flat
     for axes, curve in zip(panels, curves, strict=False):
         _draw(axes, curve, rtol)
@@ -55,9 +61,9 @@ def plot_certificates(curves: Sequence[Curve], path: Path, *, rtol: float) -> No
 
 def _draw(axes: Axes, curve: Curve, rtol: float) -> None:
     bounds = [bound if math.isfinite(bound) else math.nan for bound in curve.dual_bounds]
-    axes.fill_between(curve.epochs, bounds, curve.primal_values, color=_DUAL, alpha=0.15, linewidth=0, label="duality gap")
-    axes.plot(curve.epochs, curve.primal_values, color=_PRIMAL, marker="o", markersize=4, label="objective of the network")
-    axes.plot(curve.epochs, bounds, color=_DUAL, marker="s", markersize=4, label="proven lower bound for every network")
+    axes.fill_between(curve.epochs, bounds, curve.primal_values, color=DUAL, alpha=0.15, linewidth=0, label="duality gap")
+    axes.plot(curve.epochs, curve.primal_values, color=PRIMAL, marker="o", markersize=4, label="objective of the network")
+    axes.plot(curve.epochs, bounds, color=DUAL, marker="s", markersize=4, label="proven lower bound for every network")
     verdict = "globally optimal" if curve.relative_gap <= rtol else "not certified"
     axes.annotate(
         f"{verdict}: gap {100 * curve.relative_gap:.2g} %",

@@ -21,9 +21,10 @@ HOSTS = {
     "cvxpylayers": {"certification"},
     "numba": {"certification"},
     "sklearn": {"recipes"},
-    "matplotlib": {"recipes"},
+    "matplotlib": {"certification", "recipes"},
 }
-IMPORTED_WHEN_USED = {"cvxpy", "cvxpylayers"}
+# Layers that import a host inside functions only; recipes may import matplotlib at the top.
+IMPORTED_WHEN_USED = {"cvxpy": {"certification"}, "cvxpylayers": {"certification"}, "matplotlib": {"certification"}}
 _KERNEL = re.compile(r"torch_strongdual\.certification\.oracles\.(\w+\.)*_\w+_kernel(\.|$)")
 
 
@@ -85,7 +86,7 @@ def _inside_reason(imported: Import, module: str, own: str, target: str) -> str 
 def _host_reason(imported: Import, module: str, own: str) -> str | None:
     if own not in HOSTS.get(imported.head, {own}):
         return f"imports {imported.head}, allowed only in {', '.join(sorted(HOSTS[imported.head]))}"
-    if imported.head in IMPORTED_WHEN_USED and not imported.in_function:
+    if own in IMPORTED_WHEN_USED.get(imported.head, ()) and not imported.in_function:
         return f"imports {imported.head} at the top; import it inside the function that uses it"
     if imported.head == "numba" and not _KERNEL.match(module):
         return "imports numba; only modules certification/oracles/_*_kernel.py do"

@@ -78,6 +78,8 @@ def test_references_are_independent_of_the_library() -> None:
             "inside the",
         ),
         (f"{T}.nn.x", "import numba", "allowed only in certification"),
+        (f"{T}.nn.x", "def f():\n    import matplotlib", "allowed only in certification, recipes"),
+        (f"{T}.certification.x", "from matplotlib.figure import Figure", "inside the function"),
         (f"{T}.certification.oracles.x", "def f():\n    import numba", "_*_kernel.py"),
         (f"{T}.certification._box_kernel", "import numba", "_*_kernel.py"),
         (f"{T}.certification.oracles.x", f"from {T}.certification.oracles._box_kernel import run", "imports the kernel"),

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import matplotlib.image
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,12 +16,13 @@ from torch_strongdual.certification import (
     Deadline,
     DualSolver,
     OptimizationStop,
+    PathDecayTable,
     TrainingProblem,
     certify,
     max_path_decay,
     path_decay_path,
 )
-from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, MissingDependencyError, UnsupportedModelError
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights
 
@@ -93,6 +98,27 @@ def test_the_table_prints_and_the_network_is_left_alone() -> None:
     row = table.rows[-1]
     again = certify(row.result.net, inputs, targets, loss=nn.MSELoss(), path_decay=row.path_decay, rtol=1e-3)
     assert again.primal_value == row.result.certificate.primal_value
+
+
+def test_the_plot_shows_the_numbers_of_the_table(tmp_path: Path) -> None:
+    table = path_decay_path(relu(), *data(), loss=nn.MSELoss(), fractions=(0.5, 0.2))
+    axes = table.plot()
+    objective, bound, loss = axes.get_lines()
+    assert np.asarray(objective.get_xdata()).tolist() == [row.path_decay for row in table.rows]
+    assert np.asarray(objective.get_ydata()).tolist() == [row.result.certificate.primal_value for row in table.rows]
+    assert np.asarray(bound.get_ydata()).tolist() == [row.result.certificate.dual_bound for row in table.rows]
+    assert np.asarray(loss.get_ydata()).tolist() == [row.loss for row in table.rows]
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(tmp_path / "path.png")
+    assert matplotlib.image.imread(tmp_path / "path.png").shape[0] > 300
+    assert table.plot(axes) is axes
+
+
+def test_the_plot_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
+        PathDecayTable(rows=()).plot()
 
 
 def test_an_interrupt_ends_the_path() -> None:

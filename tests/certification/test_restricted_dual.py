@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import pickle
+import sys
+
 import cvxpy as cp
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from torch_strongdual.certification import Deadline, TrainingProblem
+from torch_strongdual.certification import Deadline, TrainingProblem, _restricted_program
+from torch_strongdual.certification._program_data import ProgramData
+from torch_strongdual.certification._restricted_program import RestrictedPrograms
 from torch_strongdual.certification.restricted_dual import AtomSet, solve_restricted_dual
+from torch_strongdual.errors import MissingDependencyError, SolverError
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
 
@@ -54,6 +60,7 @@ CASES = [
     (nn.MSELoss(), "squared", 1),
     (nn.MSELoss(), "squared", 3),
     (nn.HuberLoss(), "huber", 2),
+    (nn.SmoothL1Loss(beta=1.0), "huber", 1),
     (nn.L1Loss(), "absolute", 1),
     (nn.BCEWithLogitsLoss(), "logistic", 1),
     (nn.CrossEntropyLoss(), "softmax", 3),
@@ -62,17 +69,86 @@ CASES = [
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("loss", "name", "num_outputs"), CASES, ids=[f"{c[1]}-{c[2]}" for c in CASES])
-def test_agrees_with_a_cone_solver_to_a_millionth(loss: nn.Module, name: str, num_outputs: int, bias: bool) -> None:
+def test_both_solvers_agree_with_the_truth_to_a_millionth(loss: nn.Module, name: str, num_outputs: int, bias: bool) -> None:
     problem, atoms = pose(loss, num_outputs=num_outputs, bias=bias)
-    solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(30.0))
     truth = reference(problem, atoms.features, name)
-    violation = float((atoms.features.T @ solution.candidate).norm(dim=1).max()) / problem.dual_norm_limit
-    dual = problem.loss.dual_objective(solution.candidate / max(violation, 1.0))
-    assert dual <= truth * (1 + 1e-6)
-    assert dual >= truth * (1 - 2e-6)
-    assert violation <= 1 + 1e-4
-    if solution.solver == "group lasso":
+    programs = RestrictedPrograms()
+    for given, solver in ((programs, "cone program"), (None, "cone program" if name == "absolute" else "group lasso")):
+        solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(30.0), programs=given)
+        assert solution.solver == solver
         assert solution.objective == pytest.approx(truth, rel=1e-6)
+        violation = float((atoms.features.T @ solution.candidate).norm(dim=1).max()) / problem.dual_norm_limit
+        assert violation <= 1 + 1e-4
+        dual = problem.loss.dual_objective(solution.candidate / max(violation, 1.0))
+        assert truth * (1 - 2e-6) <= dual <= truth * (1 + 1e-6)
+    assert programs.num_canonicalised == 1
+
+
+def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> None:
+    programs = RestrictedPrograms(max_kept=2)
+    problem, atoms = pose(nn.MSELoss())
+
+    def solve(number: int, *, strength: float = 1.0) -> Tensor:
+        data = ProgramData.of(problem, atoms.features[:, :number], limit=torch.tensor(strength * problem.path_decay))
+        found = programs.solve(data).coefficients
+        assert found.shape == (number, 1)
+        return found
+
+    first = solve(9)
+    solve(12), solve(16, strength=2.0)
+    assert programs.num_canonicalised == 1
+    torch.testing.assert_close(solve(9), first)
+    solve(5)
+    assert programs.num_canonicalised == 2
+    solve(3), solve(10)
+    assert programs.num_canonicalised == 2
+    other, atoms = pose(nn.HuberLoss())
+    programs.solve(ProgramData.of(other, atoms.features))
+    assert programs.num_canonicalised == 3
+    problem, atoms = pose(nn.MSELoss())
+    solve(4)  # dropped meanwhile: least recently used
+    assert programs.num_canonicalised == 4
+    assert pickle.loads(pickle.dumps(programs)).num_canonicalised == 0
+
+
+def test_larger_problems_are_left_to_first_order_steps() -> None:
+    problem, atoms = pose(nn.MSELoss())
+    many = AtomSet(features=atoms.features.repeat(1, 80), coefficients=atoms.coefficients.repeat(80, 1) / 80)
+    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=RestrictedPrograms())
+    assert solution.solver == "group lasso"
+    assert solution.objective == pytest.approx(reference(problem, atoms.features, "squared"), rel=1e-6)
+
+
+def test_a_large_absolute_loss_is_solved_once_by_cvxpy() -> None:
+    problem, atoms = pose(nn.L1Loss())
+    many = AtomSet(features=atoms.features.repeat(1, 80), coefficients=atoms.coefficients.repeat(80, 1) / 80)
+    programs = RestrictedPrograms()
+    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=programs)
+    assert (solution.solver, programs.num_canonicalised) == ("cone program", 0)
+    assert solution.objective == pytest.approx(reference(problem, atoms.features, "absolute"), rel=1e-6)
+
+
+def test_without_cvxpylayers_smooth_losses_are_solved_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cvxpylayers", None)
+    monkeypatch.setitem(sys.modules, "cvxpylayers.torch", None)
+    problem, atoms = pose(nn.MSELoss())
+    solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(9.0), programs=RestrictedPrograms())
+    assert solution.solver == "group lasso"
+    with pytest.raises(MissingDependencyError, match="pip install cvxpylayers"):
+        solve_restricted_dual(*pose(nn.L1Loss()), rtol=1e-8, deadline=Deadline(9.0))
+
+
+def test_a_failure_of_the_cone_solver_is_named_or_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(layer: object, data: object, settings: object) -> None:
+        raise SolverError("The restricted program was not solved.", solver="Clarabel", solver_status="planted")
+
+    monkeypatch.setattr(_restricted_program, "_solve_layer", failing)
+    deadline = Deadline(9.0)
+    smooth, atoms = pose(nn.MSELoss())
+    solution = solve_restricted_dual(smooth, atoms, rtol=1e-8, deadline=deadline, programs=RestrictedPrograms())
+    assert solution.solver == "group lasso"
+    with pytest.raises(SolverError, match="not solved"):
+        solve_restricted_dual(*pose(nn.L1Loss(), num_outputs=9), rtol=1e-8, deadline=deadline)
 
 
 def test_atoms_are_features_of_unit_branches_and_rebuild_the_outputs() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._conic_refit import conic_coefficients
-from torch_strongdual.certification._group_lasso import solve_group_lasso
+from torch_strongdual.certification._restricted_primal import has_kinks, solve_restricted_primal
+from torch_strongdual.certification._restricted_program import RestrictedPrograms
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.losses import HuberFamilyLoss
 
 __all__ = ["has_kinks", "merged", "refitted"]
 
@@ -18,19 +17,22 @@ _PARALLEL = 1e-7
 _ITERATIONS = 500  # first-order steps are for finding which branches go; descent does the rest
 
 
-def has_kinks(problem: TrainingProblem) -> bool:
-    """Whether the loss is the absolute loss, for which neither gradients nor residuals suffice."""
-    return isinstance(problem.loss, HuberFamilyLoss) and problem.loss.width == 0.0
-
-
-def refitted(problem: TrainingProblem, branches: WorkingBranches, *, rtol: float, deadline: Deadline) -> WorkingBranches:
+def refitted(
+    problem: TrainingProblem,
+    branches: WorkingBranches,
+    *,
+    rtol: float,
+    deadline: Deadline,
+    programs: RestrictedPrograms | None = None,
+) -> WorkingBranches:
     """Optimise the last layers (and the bias) of the branches, those of zero magnitude included; drop what is not used.
 
     Args:
         problem: What is minimised.
         branches: Their hidden layers stay, at unit norm.
         rtol: Relative gap over this restricted problem to reach.
-        deadline: When to stop; the absolute loss is solved by a cone program, which does not stop.
+        deadline: When to stop.
+        programs: Cone programs canonicalised earlier, see :func:`solve_restricted_primal`.
 
     Raises:
         SolverError: If the cone solver fails.
@@ -44,12 +46,10 @@ def refitted(problem: TrainingProblem, branches: WorkingBranches, *, rtol: float
     if unit.number == 0:
         return _with_fitted_bias(problem, unit)
     start = unit.weights[-1][:, :, 0]
-    if has_kinks(problem):
-        coefficients = conic_coefficients(problem, features)
-    else:
-        coefficients = solve_group_lasso(
-            problem, features, start, rtol=rtol, deadline=deadline, max_iterations=_ITERATIONS
-        ).coefficients
+    found = solve_restricted_primal(
+        problem, features, start, rtol=rtol, deadline=deadline, programs=programs, max_iterations=_ITERATIONS
+    )
+    coefficients = found.coefficients
     return _with_fitted_bias(problem, unit.with_coefficients(coefficients, branches.output_bias).alive())
 
 

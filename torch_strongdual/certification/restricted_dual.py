@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._conic_dual import solve_conic_dual
-from torch_strongdual.certification._group_lasso import solve_group_lasso
+from torch_strongdual.certification._restricted_primal import solve_restricted_primal
+from torch_strongdual.certification._restricted_program import RestrictedPrograms
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.functional import branch_features
-from torch_strongdual.losses import HuberFamilyLoss
+from torch_strongdual.losses import HuberFamilyLoss, SoftmaxLoss
 from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["AtomSet", "RestrictedSolution", "solve_restricted_dual"]
@@ -26,10 +25,10 @@ class RestrictedSolution:
 
     Args:
         candidate: In the dual domain, balanced where needed; its dual norm over *all* branches is for an oracle to bound.
-        magnitudes: Norm of the coefficient of each atom, ``None`` where the solver gives none.
+        magnitudes: Norm of the coefficient of each atom, ``None`` where there are none.
         objective: Training objective of the network made of the atoms with these coefficients, an upper bound on the optimum
-            up to rounding; ``inf`` where the solver gives none.
-        solver: ``"group lasso"`` or ``"conic"``.
+            up to rounding.
+        solver: ``"group lasso"`` or ``"cone program"``.
     """
 
     candidate: Tensor
@@ -102,26 +101,56 @@ def _direction(last: Tensor) -> Tensor:  # (out, units) -> (units,)
     return direction
 
 
-def solve_restricted_dual(problem: TrainingProblem, atoms: AtomSet, *, rtol: float, deadline: Deadline) -> RestrictedSolution:
-    """Solve the dual over ``atoms``: first order for smooth losses, a cone program for the absolute loss.
+def solve_restricted_dual(
+    problem: TrainingProblem,
+    atoms: AtomSet,
+    *,
+    rtol: float,
+    deadline: Deadline,
+    programs: RestrictedPrograms | None = None,
+) -> RestrictedSolution:
+    """Solve the dual over ``atoms`` through its primal, see :func:`solve_restricted_primal`.
 
     Args:
         problem: The training problem.
         atoms: At least one.
         rtol: Relative gap over the restricted problem to reach.
         deadline: When to stop.
+        programs: Cone programs canonicalised earlier; kept and reused if the caller keeps them.
 
     Raises:
         SolverError: If the cone solver fails.
     """
-    if isinstance(problem.loss, HuberFamilyLoss) and problem.loss.width == 0.0:
-        point = solve_conic_dual(problem, atoms.features)
-        candidate = problem.loss.balanced(point) if problem.spec.output_bias else point
-        return RestrictedSolution(candidate=candidate, magnitudes=None, objective=math.inf, solver="conic")
-    result = solve_group_lasso(problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline)
-    return RestrictedSolution(
-        candidate=problem.dual_candidate(result.outputs),
-        magnitudes=torch.linalg.vector_norm(result.coefficients, dim=1),
-        objective=result.objective,
-        solver="group lasso",
+    found = solve_restricted_primal(
+        problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline, programs=programs
     )
+    candidate = problem.dual_candidate(found.outputs)
+    if found.multipliers is not None:
+        # Nearer to feasible than the residual; for the absolute loss the residual does not even determine the dual point.
+        others = _in_domain(problem, found.multipliers)
+        candidate = max(candidate, others, key=lambda point: _restricted_bound(problem, atoms.features, point))
+    return RestrictedSolution(
+        candidate=candidate,
+        magnitudes=torch.linalg.vector_norm(found.coefficients, dim=1),
+        objective=found.objective,
+        solver=found.solver,
+    )
+
+
+def _in_domain(problem: TrainingProblem, multipliers: Tensor) -> Tensor:
+    """Multipliers of a cone program with what its tolerance leaves of the domain's constraints removed."""
+    loss, point = problem.loss, multipliers
+    if isinstance(loss, HuberFamilyLoss):
+        reach = loss.slope_bound / loss.normalizer
+        point = point.clamp(-reach, reach)
+    elif isinstance(loss, SoftmaxLoss):
+        point = point - point.mean(dim=1, keepdim=True)
+        point = point - point.mean(dim=1, keepdim=True)  # what rounding left
+    return loss.balanced(point) if problem.spec.output_bias else point
+
+
+def _restricted_bound(problem: TrainingProblem, features: Tensor, point: Tensor) -> float:
+    """What multiples of ``point`` attain of the dual over the atoms, evaluated in plain float64."""
+    norm = float(torch.linalg.vector_norm(features.T @ point, dim=1).max())
+    scale = problem.loss.best_scale(point, problem.dual_norm_limit / norm if norm > 0.0 else 1.0)
+    return problem.loss.dual_objective(scale * point)

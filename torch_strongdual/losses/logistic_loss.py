@@ -73,13 +73,24 @@ class LogisticLoss(AbstractDualLoss):
         check_positive("normalizer", normalizer)
         self._targets = targets.detach().to(torch.float64, copy=True)
         self._normalizer = float(normalizer)
-        self._positive = self._targets if positive_weight is None else self._targets * _checked_weight(positive_weight, targets)
+        self._weight = None if positive_weight is None else _checked_weight(positive_weight, targets)
+        self._positive = self._targets if self._weight is None else self._targets * self._weight
         self._negative = 1 - self._targets
 
     @property
     def targets(self) -> Tensor:
         """Targets, float64, without weights."""
         return self._targets
+
+    @property
+    def normalizer(self) -> float:
+        """The number averaged over."""
+        return self._normalizer
+
+    @property
+    def positive_weight(self) -> Tensor:  # shape: () or (1,) or (out_features,)
+        """Weight of positives, float64; one if none was given."""
+        return torch.ones((), dtype=torch.float64) if self._weight is None else self._weight
 
     def value(self, outputs: Tensor) -> Tensor:
         """Loss at ``outputs`` as a differentiable float64 scalar."""

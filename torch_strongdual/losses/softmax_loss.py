@@ -83,6 +83,11 @@ class SoftmaxLoss(AbstractDualLoss):
         """Targets, float64, weights included."""
         return self._targets
 
+    @property
+    def normalizer(self) -> float:
+        """The number averaged over."""
+        return self._normalizer
+
     def value(self, outputs: Tensor) -> Tensor:
         """Loss at ``outputs`` as a differentiable float64 scalar."""
         logits = as_float64("outputs", outputs, self._targets)

@@ -1,0 +1,122 @@
+"""Coefficients of given atoms: the choice between a cone program and first-order steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from torch_strongdual.certification._group_lasso import solve_group_lasso
+from torch_strongdual.certification._program_data import ProgramData
+from torch_strongdual.certification._restricted_program import RestrictedPrograms, fits_layer
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.errors import SolverError
+from torch_strongdual.losses import HuberFamilyLoss
+
+__all__ = ["RestrictedPrimal", "has_kinks", "solve_restricted_primal"]
+
+_ZERO = 1e-7  # an interior point method leaves no exact zeros: relative to the largest coefficient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RestrictedPrimal:
+    """A (nearly) optimal network made of given atoms.
+
+    Args:
+        coefficients: Shape ``(num_atoms, out_features)``; exactly zero rows for atoms not used.
+        outputs: Shape ``(num_samples, out_features)``, bias fitted if there is one.
+        objective: What they attain, a plain float64 evaluation.
+        multipliers: Dual point of the cone program, where one was solved.
+        solver: ``"cone program"`` or ``"group lasso"``.
+    """
+
+    coefficients: Tensor
+    outputs: Tensor
+    objective: float
+    multipliers: Tensor | None
+    solver: str
+
+
+def has_kinks(problem: TrainingProblem) -> bool:
+    """Whether the loss is the absolute loss, for which neither gradients nor residuals suffice."""
+    return isinstance(problem.loss, HuberFamilyLoss) and problem.loss.width == 0.0
+
+
+def solve_restricted_primal(
+    problem: TrainingProblem,
+    atoms: Tensor,  # shape: (num_samples, num_atoms)
+    start: Tensor,  # shape: (num_atoms, out_features)
+    *,
+    rtol: float,
+    deadline: Deadline,
+    programs: RestrictedPrograms | None = None,
+    max_iterations: int = 20_000,
+) -> RestrictedPrimal:
+    """Minimise ``loss(atoms V + 1 b') + dual_norm_limit * sum_j |V_j|`` over V and b.
+
+    Small problems are cone programs as soon as the caller keeps ``programs``: solved again they take a tenth of the time of
+    first-order steps and are exact to 1e-9. Larger ones, and those that Clarabel fails on, are solved by first-order
+    steps; the absolute loss always is a cone program.
+
+    Args:
+        problem: Loss, penalty and bias.
+        atoms: Features of unit branches, not zero.
+        start: Coefficients to start from; the result of a cone program that is worse than these is not used.
+        rtol: Relative gap of the first-order steps at which to stop.
+        deadline: When to stop.
+        programs: Programs canonicalised earlier.
+        max_iterations: Of the first-order steps, at most.
+
+    Raises:
+        SolverError: If the loss is the absolute loss and Clarabel fails.
+        MissingDependencyError: If the loss is the absolute loss and cvxpy or cvxpylayers is not installed.
+    """
+    if has_kinks(problem):
+        return _by_cone_program(problem, atoms, RestrictedPrograms() if programs is None else programs, deadline)
+    if programs is not None and _suits_cone_program(problem, atoms):
+        try:
+            found = _by_cone_program(problem, atoms, programs, deadline)
+        except SolverError:
+            found = None
+        if found is not None and found.objective <= _evaluated(problem, atoms, start, "").objective * (1.0 + 1e-9):
+            return found
+    result = solve_group_lasso(problem, atoms, start, rtol=rtol, deadline=deadline, max_iterations=max_iterations)
+    return RestrictedPrimal(
+        coefficients=result.coefficients,
+        outputs=result.outputs,
+        objective=result.objective,
+        multipliers=None,
+        solver="group lasso",
+    )
+
+
+def _suits_cone_program(problem: TrainingProblem, atoms: Tensor) -> bool:
+    is_installed = find_spec("cvxpylayers") is not None and find_spec("cvxpy") is not None
+    return is_installed and fits_layer(ProgramData.of(problem, atoms).shape.padded())
+
+
+def _by_cone_program(
+    problem: TrainingProblem, atoms: Tensor, programs: RestrictedPrograms, deadline: Deadline
+) -> RestrictedPrimal:
+    with torch.no_grad():
+        found = programs.solve(ProgramData.of(problem, atoms), seconds=deadline.remaining)
+    norms = torch.linalg.vector_norm(found.coefficients, dim=1)
+    coefficients = torch.where((norms > _ZERO * norms.max())[:, None], found.coefficients, 0.0)
+    return _evaluated(problem, atoms, coefficients, "cone program", multipliers=found.dual_point)
+
+
+def _evaluated(
+    problem: TrainingProblem, atoms: Tensor, coefficients: Tensor, solver: str, *, multipliers: Tensor | None = None
+) -> RestrictedPrimal:
+    outputs = problem.with_fitted_bias(atoms @ coefficients)
+    penalty = float(torch.linalg.vector_norm(coefficients, dim=1).sum())
+    return RestrictedPrimal(
+        coefficients=coefficients,
+        outputs=outputs,
+        objective=float(problem.loss.value(outputs)) + problem.dual_norm_limit * penalty,
+        multipliers=multipliers,
+        solver=solver,
+    )
