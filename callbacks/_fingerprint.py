@@ -29,12 +29,12 @@ def problem_fingerprint(data: str, problem: TrainingProblem, loss: nn.Module) ->
         loss: The torch module of the loss.
     """
     spec = problem.spec
-    options = {name: value for name, value in vars(loss).items() if not name.startswith("_") and name != "training"}
     digest = hashlib.sha256()
     for part in (
         data,
-        f"{type(loss).__module__}.{type(loss).__qualname__} {sorted(options.items())!r}",
+        f"{type(loss).__module__}.{type(loss).__qualname__} {_options(loss)!r}",
         f"{spec} {spec.input_bias} {spec.hidden_bias_layers} {spec.output_bias} {spec.flatten} {spec.negative_slopes!r}",
+        *[repr(_options(pool)) for pool in ([] if spec.patch_map is None else spec.patch_map.pools)],
         f"{problem.penalty} {problem.path_decay!r}",
     ):
         digest.update(part.encode())
@@ -46,6 +46,11 @@ def problem_fingerprint(data: str, problem: TrainingProblem, loss: nn.Module) ->
         for gates in activation.gate_vectors:
             _add_tensor(digest, gates)
     return digest.hexdigest()
+
+
+def _options(module: nn.Module) -> list[tuple[str, object]]:
+    """What a module without layers was made with."""
+    return sorted((name, value) for name, value in vars(module).items() if not name.startswith("_") and name != "training")
 
 
 def _add_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
-from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn import branch_spec_of
 
 __all__ = ["dual_norm_bound", "max_path_decay"]
@@ -61,6 +61,8 @@ def dual_norm_bound(
             raise InvalidInputError(f"`{name}` is {type(value).__name__}; expected a tensor.")
     check_floating("dual_point", dual_point)
     spec = branch_spec_of(branch)
+    if spec.patch_map is not None and penalty == "l2_path":
+        raise UnsupportedModelError(f"The 'l2_path' penalty is for linear layers, and {spec} has a convolution; use 'product'.")
     point = dual_point[:, None] if dual_point.ndim == 1 else dual_point
     check_shape("dual_point", point, (inputs.shape[0], spec.out_features), "one row a sample, one column an output")
     chosen = AutoOracle() if oracle is None else oracle

@@ -60,7 +60,8 @@ def descend(
 
 def _objective(problem: TrainingProblem, start: WorkingBranches, loss: AbstractDualLoss) -> Callable[[list[Tensor]], Tensor]:
     spec = problem.spec
-    matrix = spec.branch_inputs(problem.inputs)
+    grid = None if spec.patch_map is None else spec.patch_map.grid(problem.inputs)
+    matrix = spec.branch_inputs(problem.inputs) if grid is None else grid.rows
     masks = spec.gate_masks(problem.inputs)
     own = None if masks is None or start.gates is None else masks[start.gates].unsqueeze(1)
     layers = len(start.weights)
@@ -78,7 +79,11 @@ def _objective(problem: TrainingProblem, start: WorkingBranches, loss: AbstractD
 
     def value(tensors: list[Tensor]) -> Tensor:
         bias = tensors[layers] if len(tensors) > layers else None
-        outputs = stacked_outputs(matrix, tensors[:layers], [*[None] * (layers - 1), bias], activations)
+        if grid is None:
+            outputs = stacked_outputs(matrix, tensors[:layers], [*[None] * (layers - 1), bias], activations)
+        else:
+            outputs = grid.gather(stacked_outputs(matrix, tensors[:layers], [None] * layers, activations))
+            outputs = outputs if bias is None else outputs + bias
         return loss.value(outputs) + problem.path_decay * power_penalty(tensors[:layers]).sum()
 
     return value

@@ -11,7 +11,7 @@ from torch_strongdual._checks import check_finite, check_in
 from torch_strongdual.certification._caratheodory import reduced_magnitudes
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
-from torch_strongdual.functional import branch_features, path_penalty
+from torch_strongdual.functional import path_penalty
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
 __all__ = ["reduce_branches"]
@@ -86,5 +86,5 @@ def reduce_branches(
 def _branch_outputs(weights: ParallelWeights, inputs: Tensor) -> Tensor:  # shape: (num_samples * out_features, num_branches)
     spec = weights.spec
     masks = spec.gate_masks(inputs)
-    features = branch_features(spec.branch_inputs(inputs), weights.weights[:-1], spec.negative_slopes, masks)
+    features = spec.features(inputs, weights.weights[:-1], masks)
     return torch.einsum("knh,koh->nok", features, weights.weights[-1]).flatten(0, 1)

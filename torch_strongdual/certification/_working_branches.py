@@ -12,7 +12,8 @@ from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.functional import branch_features, product_penalty, rebalanced
+from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.functional import product_penalty, rebalanced
 from torch_strongdual.nn import BranchSpec, ParallelNet, ParallelWeights
 
 __all__ = ["WorkingBranches"]
@@ -37,6 +38,7 @@ class WorkingBranches:
     @classmethod
     def of_network(cls, weights: ParallelWeights) -> WorkingBranches:
         """Split the branches of a network whose gates are numbered as those of the problem's spec."""
+        check_one_location(weights.spec)
         units = weights.spec.hidden_widths[-1]
         number = weights.num_branches
         lower = [weight.repeat_interleave(units, dim=0) for weight in weights.weights[:-2]]
@@ -49,6 +51,7 @@ class WorkingBranches:
     def of_witnesses(cls, problem: TrainingProblem, witnesses: Sequence[Witness]) -> WorkingBranches:
         """The last hidden units of witnesses as branches of unit norm: at least one unit violates as much as its witness."""
         spec = problem.spec
+        check_one_location(spec)
         widths = (spec.in_features, *spec.hidden_widths[:-1], 1, spec.out_features)
         shapes = [(fan_out, fan_in) for fan_in, fan_out in pairwise(widths)]
         units = [(unit, witness.gate_index or 0) for witness in witnesses for unit in _units(witness)]
@@ -74,7 +77,7 @@ class WorkingBranches:
         spec = problem.spec
         masks = spec.gate_masks(problem.inputs)
         own = None if masks is None or self.gates is None else masks[self.gates]
-        return branch_features(spec.branch_inputs(problem.inputs), self.weights[:-1], spec.negative_slopes, own)[:, :, 0].T
+        return spec.features(problem.inputs, self.weights[:-1], own)[:, :, 0].T
 
     def outputs(self, problem: TrainingProblem) -> Tensor:  # shape: (num_samples, out_features)
         """Outputs of the network."""
@@ -159,6 +162,19 @@ class WorkingBranches:
         weights = tuple(weight.new_zeros(1, *weight.shape[1:]) for weight in self.weights)
         gates = None if self.gates is None else self.gates.new_zeros(1)
         return WorkingBranches(weights=weights, gates=gates, output_bias=self.output_bias)
+
+
+def check_one_location(spec: BranchSpec) -> None:
+    """Refuse branches whose last hidden units reach the last layer more than once.
+
+    Raises:
+        UnsupportedModelError: For convolutional branches without global pooling.
+    """
+    if spec.patch_map is not None and spec.patch_map.num_locations > 1:
+        raise UnsupportedModelError(
+            f"Branches {spec} reach their last layer at {spec.patch_map.num_locations} locations: they can be certified, but "
+            "not optimised or grown here. Expected global average pooling, nn.AdaptiveAvgPool2d(1)."
+        )
 
 
 def _narrowed(spec: BranchSpec, gates: Tensor | None) -> BranchSpec:

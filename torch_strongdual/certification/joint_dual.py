@@ -58,7 +58,7 @@ def joint_dual_point(
     slopes = [a.negative_slope for a in spec.activations if not a.is_identity]
     if not isinstance(loss, HuberFamilyLoss) or loss.width == 0.0 or loss.num_outputs != 1:
         return None
-    if spec.is_gated or len(slopes) != 1 or slopes[0] < 0.0 or loss.num_samples > max_rows:
+    if spec.is_gated or spec.patch_map is not None or len(slopes) != 1 or slopes[0] < 0.0 or loss.num_samples > max_rows:
         return None
     rows = RowSpace.of(spec.branch_inputs(problem.inputs).numpy()).rows
     lengths = np.linalg.norm(rows, axis=1)

@@ -12,7 +12,6 @@ from torch_strongdual.certification._restricted_program import RestrictedProgram
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.functional import branch_features
 from torch_strongdual.losses import HuberFamilyLoss, SoftmaxLoss
 from torch_strongdual.nn import ParallelWeights
 
@@ -53,14 +52,14 @@ class AtomSet:
     def of_network(cls, problem: TrainingProblem, weights: ParallelWeights) -> AtomSet:
         """Every last hidden unit of every live branch; coefficients are the network's own last layer."""
         masks = weights.spec.gate_masks(problem.inputs)  # its branches may be fewer or more than those of the problem's spec
-        features = branch_features(
-            problem.spec.branch_inputs(problem.inputs), weights.weights[:-1], problem.spec.negative_slopes, masks
-        )
+        features = problem.spec.features(problem.inputs, weights.weights[:-1], masks)
         hidden = weights.weights[:-1]
         norms = torch.linalg.vector_norm(hidden[-1], dim=2)  # (num_branches, units): the layer's share of one unit
         for weight in hidden[:-1]:
             norms = norms * torch.linalg.matrix_norm(weight)[:, None]
         last = weights.weights[-1].transpose(1, 2)  # (num_branches, units, out)
+        if problem.spec.patch_map is not None and problem.spec.patch_map.num_locations > 1:
+            features, norms, last = _along_directions(features, norms, last, problem.spec.patch_map.num_locations)
         live = (norms > 0) & (torch.linalg.vector_norm(last, dim=2) > 0)
         columns = features.permute(0, 2, 1)[live] / norms[live][:, None]
         return cls(features=columns.T, coefficients=last[live] * norms[live][:, None])._without_zeros()
@@ -68,16 +67,16 @@ class AtomSet:
     @classmethod
     def of_witnesses(cls, problem: TrainingProblem, witnesses: list[Witness]) -> AtomSet:
         """Features of the witnesses, with zero coefficients."""
-        matrix = problem.spec.branch_inputs(problem.inputs)
         masks = problem.spec.gate_masks(problem.inputs)
         columns = []
         for witness in witnesses:
             mask = None if masks is None or witness.gate_index is None else masks[witness.gate_index][None]
             stacked = [weight[None] for weight in witness.weights]
-            features = branch_features(matrix, stacked[:-1], problem.spec.negative_slopes, mask)[0]
+            features = problem.spec.features(problem.inputs, stacked[:-1], mask)[0]
             # The witness's one output direction; of a layer of several units only this combination attains its value.
             columns.append(features @ _direction(witness.weights[-1]))
-        features = torch.stack(columns, dim=1) if columns else matrix.new_zeros(matrix.shape[0], 0)
+        none = torch.zeros(len(problem.inputs), 0, dtype=torch.float64)
+        features = torch.stack(columns, dim=1) if columns else none
         return cls(
             features=features, coefficients=features.new_zeros(features.shape[1], problem.spec.out_features)
         )._without_zeros()
@@ -93,6 +92,21 @@ class AtomSet:
         size = torch.linalg.vector_norm(self.features, dim=0)
         kept = torch.isfinite(size) & (size > 1e-12 * size.max().clamp(min=1e-300)) if len(size) else size.bool()
         return AtomSet(features=self.features[:, kept], coefficients=self.coefficients[kept])
+
+
+def _along_directions(
+    features: Tensor, norms: Tensor, last: Tensor, num_locations: int
+) -> tuple[Tensor, Tensor, Tensor]:  # (branches, num_samples, k), (branches, k), (branches, k, out)
+    """Units that reach the last layer at several locations as units with one output: the singular directions of its weights.
+
+    A unit that reads the locations in one direction is a branch of norm one; for one output there is one direction a unit, and
+    nothing is lost.
+    """
+    number, units = norms.shape
+    heads = last.reshape(number, units, num_locations, -1)
+    left, singular, right = torch.linalg.svd(heads, full_matrices=False)
+    combined = torch.einsum("knhq,khqr->knhr", features.unflatten(2, (units, num_locations)), left)  # type: ignore[no-untyped-call]
+    return combined.flatten(2), norms.repeat_interleave(singular.shape[2], dim=1), (singular[..., None] * right).flatten(1, 2)
 
 
 def _direction(last: Tensor) -> Tensor:  # (out, units) -> (units,)

@@ -82,15 +82,16 @@ class TrainingProblem:
                 f"Hidden linear layer(s) {layers} (counted from 0) of {spec} have a bias, which breaks the homogeneity that "
                 "zero duality gap needs: such a net trains but cannot be certified. Build these layers with bias=False."
             )
+        if spec.patch_map is not None and penalty == "l2_path":
+            raise UnsupportedModelError(
+                f"The 'l2_path' penalty sums over paths of linear layers, and {spec} has a convolution. Expected 'product' or "
+                "'power'."
+            )
         if inputs.ndim < 2 or inputs.shape[0] == 0:
             raise InvalidInputError(
                 f"`inputs` has shape {tuple(inputs.shape)}; expected at least one sample, (num_samples, ...)."
             )
-        if not spec.flatten:
-            check_ndim("inputs", inputs, 2, "(num_samples, in_features)")
-        width = math.prod(inputs.shape[1:])
-        if width != spec.widths[0]:
-            raise ShapeError(f"`inputs` has {width} features a sample; expected {spec.widths[0]}, as the first layer takes.")
+        _check_features(spec, inputs)
         if targets.shape[:1] != inputs.shape[:1]:
             raise ShapeError(
                 f"`targets` has shape {tuple(targets.shape)} but `inputs` {tuple(inputs.shape)}; expected equally many samples."
@@ -176,8 +177,23 @@ class TrainingProblem:
     def _feature_norms(self) -> Tensor:  # shape: (num_samples,)
         """Bounds on the norm of a unit branch's features on each sample: activations never enlarge by more than their slope."""
         steepness = math.prod(max(1.0, abs(slope)) for slope in self.spec.negative_slopes)
+        if self.spec.patch_map is not None:
+            grid = self.spec.patch_map.grid(self.inputs)
+            return steepness * _row_norms(grid.pooled_limits(_row_norms(grid.rows)))
         matrix = self.spec.branch_inputs(self.inputs)
         return steepness * _row_norms(matrix)
+
+
+def _check_features(spec: BranchSpec, inputs: Tensor) -> None:
+    """Raise unless the branch takes samples of this shape."""
+    if spec.patch_map is not None:
+        spec.patch_map.check_inputs(inputs)
+        return
+    if not spec.flatten:
+        check_ndim("inputs", inputs, 2, "(num_samples, in_features)")
+    width = math.prod(inputs.shape[1:])
+    if width != spec.widths[0]:
+        raise ShapeError(f"`inputs` has {width} features a sample; expected {spec.widths[0]}, as the first layer takes.")
 
 
 def _row_norms(matrix: Tensor) -> Tensor:  # (n, d) -> (n,)

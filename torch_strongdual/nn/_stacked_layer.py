@@ -51,7 +51,7 @@ class StackedLayer(nn.Module):
 
     def matrices(self) -> Tensor:  # shape: (num_branches, fan_out, fan_in)
         """The weights, kernels as rows; a view, differentiable."""
-        return self.weight.flatten(2)
+        return self.weight if self.weight.ndim == 3 else self.weight.flatten(2)
 
     def copy_first_branch_(self, weight: Tensor, bias: Tensor | None) -> Self:
         """Give branch 0 the weights given and draw the others as :meth:`torch.nn.Linear.reset_parameters` does."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torch_strongdual.errors import InvalidInputError, ShapeError
+from torch_strongdual.functional.branch_features import branch_features
 from torch_strongdual.functional.gate_masks import gate_masks
+from torch_strongdual.nn.patch_map import PatchMap
 
 __all__ = ["BranchActivation", "BranchSpec"]
+
+_CHUNK_NUMBERS = 2**22  # hidden units x patches held at a time: 32 MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +60,7 @@ class BranchSpec:
 
     Weights are passed about as a *branch weight list*: one tensor a layer, of shape ``(num_branches, out, in)`` in the layout
     of :class:`torch.nn.Linear`; if ``input_bias`` is set the first one has shape ``(num_branches, out, in + 1)``, its
-    last column being the bias, which multiplies a column of ones.
+    last column being the bias, which multiplies a column of ones. Kernels of a convolution are rows, flattened.
 
     Args:
         widths: ``(branch_in_features, hidden_1, ..., hidden_{L-1}, out_features)``; the bias column is not counted.
@@ -64,6 +69,8 @@ class BranchSpec:
         hidden_bias_layers: Numbers (from 0, counting linear layers) of hidden layers past the first one that have a bias.
         output_bias: Whether the last layer has a bias, shared by all branches and not regularised.
         flatten: Whether inputs are flattened behind their first dimension.
+        patch_map: For a convolutional branch, how its first layer is laid over the input and pooled; ``widths`` then holds the
+            size of a kernel, the channels of the convolution and the outputs.
 
     Raises:
         ShapeError: If there is no layer, a width below one, or not one activation for each hidden layer.
@@ -75,6 +82,7 @@ class BranchSpec:
     hidden_bias_layers: tuple[int, ...] = ()
     output_bias: bool = False
     flatten: bool = False
+    patch_map: PatchMap | None = None
 
     def __post_init__(self) -> None:
         """Refuse widths and activations that are not those of a network."""
@@ -126,13 +134,41 @@ class BranchSpec:
         """``sqrt(product of hidden widths)``: the dual norm of the l2 path form is at most this times the product form's."""
         return math.sqrt(math.prod(self.hidden_widths))
 
+    def on_patches(self) -> BranchSpec:
+        """The dense branch that a convolutional one is on its patches (see :class:`PatchGrid`); a dense branch itself."""
+        if self.patch_map is None:
+            return self
+        widths = (self.in_features, *self.hidden_widths, self.out_features * self.patch_map.num_locations)
+        return BranchSpec(widths=widths, activations=self.activations)
+
+    def features(
+        self, inputs: Tensor, hidden_weights: Sequence[Tensor], masks: Tensor | None = None
+    ) -> Tensor:  # shape: (num_branches, num_samples, features)
+        """Features of branches in float64: what their last layers multiply.
+
+        Args:
+            inputs: As the model gets them.
+            hidden_weights: Branch weight list without the last layer, float64.
+            masks: Products of gates, shape ``(num_branches, num_samples)``.
+        """
+        if self.patch_map is None:
+            return branch_features(self.branch_inputs(inputs), hidden_weights, self.negative_slopes, masks)
+        grid = self.patch_map.grid(inputs)
+        size = max(1, _CHUNK_NUMBERS // (self.hidden_widths[-1] * max(len(grid.rows), 1)))
+        chunks = zip(*[torch.split(weight, size) for weight in hidden_weights], strict=True)
+        return torch.cat([grid.pool(branch_features(grid.rows, chunk, self.negative_slopes)) for chunk in chunks])
+
     def branch_inputs(self, inputs: Tensor) -> Tensor:  # shape: (num_samples, in_features)
         """Return ``inputs`` as the float64 matrix the first layer multiplies: flattened, column of ones appended.
+
+        For a convolutional branch its rows are all patches.
 
         Raises:
             ShapeError: If ``inputs`` are not samples of this width.
             InvalidInputError: If ``inputs`` are complex.
         """
+        if self.patch_map is not None:
+            return self.patch_map.grid(inputs).rows
         matrix = self._flat_inputs(inputs)
         if self.input_bias:
             matrix = torch.cat([matrix, matrix.new_ones(matrix.shape[0], 1)], dim=1)
@@ -170,6 +206,10 @@ class BranchSpec:
 
     def __str__(self) -> str:
         """``Linear(3, 8) -> ReLU -> Linear(8, 1)``."""
+        if self.patch_map is not None:
+            first, behind = self.patch_map.texts(self.widths[1])
+            width = self.widths[1] * self.patch_map.num_locations
+            return f"{first} -> {self.activations[0]} -> {behind} -> Linear({width}, {self.out_features})"
         parts = []
         for index, (fan_in, fan_out) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
             parts.append(f"Linear({fan_in}, {fan_out})")

@@ -18,6 +18,7 @@ from torch_strongdual.nn._branch_layers import BranchLayers
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
 from torch_strongdual.nn._composed_activation import composed_activation
 from torch_strongdual.nn._convolutional_forward import convolutional_outputs
+from torch_strongdual.nn._convolutional_spec import convolutional_spec
 from torch_strongdual.nn._path_param_groups import path_param_groups
 from torch_strongdual.nn._stacked_gated_relu import StackedGatedReLU
 from torch_strongdual.nn._stacked_layer import StackedLayer
@@ -215,7 +216,7 @@ class ParallelNet(nn.Module):
             UnsupportedModelError: If its branches can be trained but not certified, whatever the oracle.
         """
         if self._num_convolutions:
-            raise UnsupportedModelError("Convolutional branches have no dual norm bound here yet.")
+            return convolutional_spec(self._linears, self._between, self.output_bias is not None)
         linears = self._linears
         return BranchSpec(
             widths=(linears[0].weight.shape[2], *[linear.weight.shape[1] for linear in linears]),

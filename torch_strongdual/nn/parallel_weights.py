@@ -14,6 +14,7 @@ from torch_strongdual.functional.path_penalty import product_penalty
 from torch_strongdual.functional.stacked_outputs import stacked_outputs
 from torch_strongdual.nn._as_parallel_net import as_parallel_net
 from torch_strongdual.nn.branch_spec import BranchSpec
+from torch_strongdual.nn.patch_map import PatchMap
 
 __all__ = ["ParallelWeights"]
 
@@ -91,15 +92,27 @@ class ParallelWeights:
         """
         magnitude = self._sum_over_chunks(inputs, torch.abs, [_lift] * len(self.spec.activations)) + _UNDERFLOW
         roundings = sum(weight.shape[2] + 2 for weight in self.weights) + self.num_branches * self.weights[-1].shape[2] + 4
+        if self.spec.patch_map is not None:  # pooling: its own entries, and a sum over positions and locations
+            grid = self.spec.patch_map.grid(inputs[:1])
+            roundings += grid.pooling.numel() + grid.pooling_error + 2
         return magnitude * (roundings * 2.0**-52)
 
     def product_norms(self) -> Tensor:  # shape: (num_branches,)
         """Product of the Frobenius norms of each branch's layers."""
         return product_penalty(self.weights)
 
+    def _on_patches(self, patch_map: PatchMap) -> ParallelWeights:
+        """The same branches on patches, dense ones, without the output bias."""
+        weights = (*self.weights[:-1], patch_map.to_patch_head(self.weights[-1]))
+        return ParallelWeights(weights=weights, hidden_biases=(None,), output_bias=None, spec=self.spec.on_patches())
+
     def _sum_over_chunks(
         self, inputs: Tensor, view: Callable[[Tensor], Tensor], activations: Sequence[Callable[[Tensor], Tensor]]
     ) -> Tensor:
+        if self.spec.patch_map is not None:
+            grid = self.spec.patch_map.grid(inputs.to(self.weights[0].device)).viewed(view)
+            outputs = grid.gather(self._on_patches(self.spec.patch_map)._sum_over_chunks(grid.rows, view, activations))
+            return outputs if self.output_bias is None else outputs + view(self.output_bias)
         matrix = view(self.spec.branch_inputs(inputs).to(self.weights[0].device))
         # For all branches at once: the sign of a product that is zero up to rounding must not depend on chunks.
         masks = [

@@ -18,6 +18,7 @@ from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle as GatedOracle
 from torch_strongdual.certification.oracles.linear_oracle import LinearOracle as LinearOracle
 from torch_strongdual.certification.oracles.local_search import LocalSearch as LocalSearch
+from torch_strongdual.certification.oracles.patch_oracle import PatchOracle as PatchOracle
 from torch_strongdual.certification.oracles.polynomial_sandwich import PolynomialSandwich as PolynomialSandwich
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation as QuadraticRelaxation
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle as RankOneOracle

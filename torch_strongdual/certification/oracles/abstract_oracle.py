@@ -13,7 +13,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["AbstractDualNormOracle", "BoundRequest"]
+__all__ = ["AbstractDualNormOracle", "BoundRequest", "refusal_of_patches"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +40,14 @@ class BoundRequest:
         if upper <= max(self.floor, (1.0 + self.rtol) * lower):
             return True
         return self.target is not None and (upper <= self.target or lower > (1.0 + self.rtol) * self.target)
+
+
+def refusal_of_patches(oracle: object, spec: BranchSpec) -> str | None:
+    """Why ``oracle``, which is for dense branches, does not take this one; ``None`` unless it is convolutional."""
+    if spec.patch_map is None:
+        return None
+    name = type(oracle).__name__
+    return f"{name} is for dense branches; PatchOracle({name}()) hands it the patches of {spec}"
 
 
 class AbstractDualNormOracle(ABC):

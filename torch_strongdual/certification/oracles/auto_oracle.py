@@ -13,6 +13,7 @@ from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwo
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursion
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle
 from torch_strongdual.certification.oracles.linear_oracle import LinearOracle
+from torch_strongdual.certification.oracles.patch_oracle import PatchOracle
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
 
@@ -34,7 +35,7 @@ class AutoState:
 
 @final
 class AutoOracle(AbstractDualNormOracle):
-    """Linear, gated, two-layer or deep: the first family that supports the branch.
+    """Linear, gated, two-layer, deep or convolutional: the first family that supports the branch.
 
     ``stats["oracle"]`` of a bound names what was used.
 
@@ -55,11 +56,14 @@ class AutoOracle(AbstractDualNormOracle):
 
     def __init__(self, *, two_layer: AutoTwoLayerOracle | None = None) -> None:
         inner = AutoTwoLayerOracle() if two_layer is None else two_layer
-        self._families = (LinearOracle(), GatedOracle(), inner, DepthRecursion(inner))
+        patches = PatchOracle(LinearOracle()), PatchOracle(inner)
+        self._families = (LinearOracle(), GatedOracle(), inner, DepthRecursion(inner), *patches)
 
     def supports(self, spec: BranchSpec) -> str | None:
         """Everything one of the families supports."""
-        reasons = [family.supports(spec) for family in self._families]
+        is_dense = spec.patch_map is None
+        families = [family for family in self._families if isinstance(family, PatchOracle) != is_dense]
+        reasons = [family.supports(spec) for family in families]
         return None if None in reasons else "; ".join(dict.fromkeys(r for r in reasons if r is not None))
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> AutoState:

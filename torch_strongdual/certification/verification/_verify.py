@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
@@ -16,6 +17,7 @@ from torch_strongdual.certification.certificate import Certificate, CertificateS
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
 from torch_strongdual.certification.verification._cone_proof import cone_feasibility
+from torch_strongdual.certification.verification._counted_patches import CountedPatches
 from torch_strongdual.certification.verification._exact_dual import ExactDual, exact_dual
 from torch_strongdual.certification.verification._feasibility import Feasibility
 from torch_strongdual.certification.verification._plane_proof import plane_feasibility
@@ -51,6 +53,7 @@ def verify_certificate(
     - for linear and gated branches by the leading minors of :math:`\beta^2 I - M'M`, in exact integers;
     - for one (leaky) ReLU on data of rank one or two by a sweep of the circle in 60-digit decimals;
     - for one (leaky) ReLU on data of rank three to six by bisection of cones in float64, as far as time allows;
+    - for convolutional branches in the same ways, on their patches, if pooling windows have one size;
     - for branches with several ReLUs and for higher ranks not at all: the verdict is ``UNVERIFIED``.
 
     The primal value is not checked: it is the training objective, which one forward pass gives.
@@ -156,11 +159,25 @@ def _feasibility(
     limit_squared = Fraction(path_decay) ** 2 if math.isfinite(path_decay) else Fraction(2) ** 4096
     if penalty == "l2_path":
         limit_squared /= math.prod(spec.hidden_widths)
-    bends = [slope for slope in spec.negative_slopes if slope != 1.0]
     if spec.hidden_bias_layers:
         return Feasibility(holds=None, method="none", reason="Hidden biases break the homogeneity that the dual rests on.")
     if not duals.any() or not matrix.any():
         return Feasibility(holds=True, upper=0.0, method="nothing to do: the dual norm is zero")
+    if spec.patch_map is not None:
+        counted = CountedPatches.of(spec.patch_map, inputs.detach().cpu())
+        if counted is None:
+            return Feasibility(holds=None, method="none", reason="Pooling windows of several sizes are not summed exactly.")
+        sums = counted.grid.spread(torch.from_numpy(duals)).numpy()
+        found = _dense_feasibility(spec.on_patches(), matrix, inputs, sums, limit_squared * counted.window**2, deadline)
+        return dataclasses.replace(found, upper=math.nextafter(found.upper / counted.window, math.inf))
+    return _dense_feasibility(spec, matrix, inputs, duals, limit_squared, deadline)
+
+
+def _dense_feasibility(
+    spec: BranchSpec, matrix: FloatArray, inputs: Tensor, duals: FloatArray, limit_squared: Fraction, deadline: Deadline
+) -> Feasibility:
+    """Choose the method by the activations of linear layers."""
+    bends = [slope for slope in spec.negative_slopes if slope != 1.0]
     if not bends:
         masks = spec.gate_masks(inputs.detach().cpu())
         return spectral_feasibility(matrix, duals, None if masks is None else masks.numpy(), limit_squared)

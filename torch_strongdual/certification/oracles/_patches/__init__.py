@@ -1,0 +1,1 @@
+"""Patches of convolutional branches as the rows of a dense one."""
