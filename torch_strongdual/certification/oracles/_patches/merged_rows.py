@@ -37,7 +37,8 @@ class MergedRows:
         """Merge the rows of ``matrix``.
 
         A row of floating point numbers is a row of integers times a power of two. Divided by their greatest common
-        divisor, parallel rows become equal, without rounding; rows whose integers would need more than 53 bits are left alone.
+        divisor, parallel rows become equal, without rounding; rows whose integers would need more than 53 bits, or with
+        entries beyond 2^500 or 2^-500, are left alone.
 
         Example:
             >>> merged = MergedRows.of(np.array([[1.0, 2.0], [0.0, 0.0], [1.5, 3.0], [1.0, -2.0]]))
@@ -94,7 +95,8 @@ def _primitive(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
     is_zero = integers == 0
     low = np.where(is_zero, 10_000, exponents - _MANTISSA + trailing).min(axis=1, initial=10_000)
     high = np.where(is_zero, -10_000, exponents).max(axis=1, initial=-10_000)
-    usable = (high - low <= _MANTISSA) & (low >= -1000) & (high <= 1000) & (low < 10_000)
+    # Within 2^-500 and 2^500 no quotient of factors is too small to be exact.
+    usable = (high - low <= _MANTISSA) & (low >= -500) & (high <= 500)
     shift = np.where(usable, low, 0)
     whole = np.where(usable[:, None], np.ldexp(matrix, -shift[:, None]), 0.0).astype(np.int64)
     divisors = np.gcd.reduce(whole, axis=1) if matrix.shape[1] else np.ones(len(matrix), dtype=np.int64)
