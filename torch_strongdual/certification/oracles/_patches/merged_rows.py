@@ -96,7 +96,7 @@ def _primitive(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
     low = np.where(is_zero, 10_000, exponents - _MANTISSA + trailing).min(axis=1, initial=10_000)
     high = np.where(is_zero, -10_000, exponents).max(axis=1, initial=-10_000)
     # Within 2^-500 and 2^500 no quotient of factors is too small to be exact.
-    usable = (high - low <= _MANTISSA) & (low >= -500) & (high <= 500)
+    usable = (high - low <= _MANTISSA) & (low >= -500) & (high <= 500) & ~is_zero.all(axis=1)
     shift = np.where(usable, low, 0)
     whole = np.where(usable[:, None], np.ldexp(matrix, -shift[:, None]), 0.0).astype(np.int64)
     divisors = np.gcd.reduce(whole, axis=1) if matrix.shape[1] else np.ones(len(matrix), dtype=np.int64)
