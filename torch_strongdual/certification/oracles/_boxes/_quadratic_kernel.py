@@ -1,4 +1,12 @@
-"""Compiled quadratic bound of one box: rows that change sign in it get quadratic majorants, fitted to where the maximum is."""
+"""Compiled quadratic bound of one box: rows that change sign in it get parabolas, chosen against the worst law of the point.
+
+Over the box, ``w(p) - bound * ||p||`` is at most a quadratic for any choice of one valid parabola a row, and the quadratic is
+at most what its best semidefinite certificate says. Choosing the parabolas is one side of a convex game. The other
+side is a law of a random point in the box, known by its mean and covariance: the best parabola of a row is in closed form for
+a law, and the worst law is a by-product of the certificate. Both sides are averaged over a few moves; children of a box
+inherit its law. Every move is a valid bound, and what the best parabolas give for a law is what no choice can beat, so that
+boxes beyond proof are recognised at once.
+"""
 
 from __future__ import annotations
 
@@ -7,70 +15,147 @@ from numba import njit
 
 from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
 
-__all__ = ["CURVED_RANK", "may_pay", "quadratic_excess"]
+__all__ = ["CURVED_RANK", "inherit_law", "quadratic_excess"]
 
-CURVED_RANK = 5  # below it linear bounds and more cells are faster
+CURVED_RANK = 4  # below it linear bounds and more cells are faster
 
 _THIN = 1e-3  # ranges that reach across zero by less than this share are bounded by a line: a parabola would be too steep
+_MOVES = 6  # of the game, at most
+_SWEEPS = 2  # of the certificate's weights, each move
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def may_pay(tried, won, level):  # type: ignore[no-untyped-def]
-    """Whether the quadratic bound proves enough cells of this depth to be worth its time; asks again now and then."""
-    tried[level] += 1
-    return won[level] * 32 >= tried[level] or tried[level] < 32 or tried[level] % 16 == 0
+def inherit_law(level, axis, side_step, first_of_face, width, mean, cov, weights):  # type: ignore[no-untyped-def]
+    """Carry mean and covariance of the point, in units of the box, and the weights from a box to its half."""
+    r = mean.shape[1]
+    if level == 0:
+        for k in range(r):
+            mean[0, k] = 0.0
+            weights[0, k] = 0.0
+            for j in range(r):
+                cov[0, k, j] = 0.0
+            cov[0, k, k] = 0.0 if k == first_of_face else 1.0
+        return
+    for k in range(r):
+        mean[level, k] = mean[level - 1, k]
+        weights[level, k] = weights[level - 1, k]
+        for j in range(r):
+            cov[level, k, j] = cov[level - 1, k, j]
+    weights[level, axis] *= 0.5
+    # v' = 2 v - side in the half; kept within [-1, 1], and mean^2 + variance within 1
+    side = 1.0 if side_step > 0.0 else -1.0
+    ahead = min(max(2.0 * mean[level, axis] - side, -0.9), 0.9)
+    mean[level, axis] = ahead
+    spread = 4.0 * cov[level, axis, axis]
+    room = 1.0 - ahead * ahead
+    factor = 2.0
+    if spread > room:
+        factor = 2.0 * np.sqrt(room / spread)
+    for k in range(r):
+        cov[level, axis, k] *= factor
+        cov[level, k, axis] *= factor
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _row_majorant(t, rho, positive, mean, variance):  # type: ignore[no-untyped-def]
-    r"""Coefficients (c0, c1, c2) of a parabola in x above ``(t + x)_+``, below it if not ``positive``, for ``|x| <= rho``.
+def _answer_positive(middle, reach, lams, means, variances, begin, end, constants):  # type: ignore[no-untyped-def]
+    r"""Best parabolas ``c0 + c1 x + c2 x^2 >= (t + x)_+`` on ``|x| <= rho`` for a law of x; lam > 0.
 
-    Of a family the one with the best mean is taken, for a law of x with this mean and variance.
+    Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law, the
+    magnitude, and the steepest slope ``c2 rho``.
     """
-    if positive:
-        flipped = t > 0.0  # (s)_+ = s + (-s)_+, so that the centre may be taken as not positive
-        if flipped:
-            t, mean = -t, -mean
-        right = t + rho
-        if right <= _THIN * rho:
-            slope = right / (2.0 * rho)
-            c0, c1, c2 = slope * rho, slope, 0.0
-        else:
-            m = t + mean
-            a = m - variance / max(right - m, _THIN * rho)
-            if a <= -right:
-                # right (s - a)^2 / (right - a)^2 touches s at s = right with a slope of at most one.
-                c2 = right / ((right - a) * (right - a))
-                root = a
-            else:
-                # (s + h)^2 / (4 h) >= s for every h > 0.
-                h = max(min(right, np.sqrt(m * m + variance)), _THIN * rho)
-                c2 = 0.25 / h
-                root = -h
-            c0 = c2 * (t - root) * (t - root)
-            c1 = 2.0 * c2 * (t - root)
-        if flipped:
-            # x -> -x, and add s = -t + x
-            return c0 - t, 1.0 - c1, c2
-        return c0, c1, c2
-    left = t - rho
-    right = t + rho
-    # a s + b s^2 <= (s)_+ on [left, right] if b <= a / |left| and b <= (1 - a) / right; the best of the three corners.
-    m = t + mean
-    square = m * m + variance
-    if m * right > square:
-        a, b = 1.0, 0.0
-    elif m * left > square:
-        a, b = 0.0, 0.0
-    else:
-        b = 1.0 / (2.0 * rho)
-        a = -left * b
-    return a * t + b * t * t, a + 2.0 * b * t, b
+    total = 0.0
+    value = 0.0
+    magnitude = 0.0
+    steepest = 0.0
+    for s in range(begin, end):
+        t = middle[s]
+        rho = reach[s]
+        lam = lams[s]
+        variance = variances[s]
+        x = means[s]
+        # (s)_+ = s + (-s)_+, so that the centre may be taken as not positive
+        sign = -1.0 if t > 0.0 else 1.0
+        flipped = sign * t
+        mean = sign * x
+        right = flipped + rho
+        m = flipped + mean
+        thin = _THIN * rho
+        a = m - variance / max(right - m, thin)
+        # right (s - a)^2 / (right - a)^2 touches s at s = right with a slope of at most one;
+        # (s + h)^2 / (4 h) >= s for every h > 0.
+        h = max(min(right, np.sqrt(m * m + variance)), thin)
+        near = a > -right
+        root = -h if near else a
+        above = right - root
+        c2 = right / (above * above)
+        if near:
+            c2 = 0.25 / h
+        distance = flipped - root
+        c0 = c2 * distance * distance
+        c1 = 2.0 * c2 * distance
+        if right <= thin:
+            c2 = 0.0
+            c1 = right / (2.0 * rho)
+            c0 = c1 * rho
+        if t > 0.0:
+            # x -> -x, and add s = t + x
+            c0 += t
+            c1 = 1.0 - c1
+        total += lam * c0
+        value += lam * (c0 + c1 * x + c2 * (x * x + variance))
+        magnitude += lam * (abs(c0) + abs(c1) * rho + c2 * rho * rho)
+        steepest = max(steepest, c2 * rho)
+        means[s] = lam * c1
+        variances[s] = 2.0 * lam * c2
+    constants[0] += total
+    constants[1] += value
+    constants[2] += magnitude
+    constants[3] = max(constants[3], steepest)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _answer_negative(middle, reach, lams, means, variances, begin, end, constants):  # type: ignore[no-untyped-def]
+    r"""Best parabolas below ``(t + x)_+``, for lam < 0; otherwise as :func:`_answer_positive`.
+
+    ``a s + b s^2 <= (s)_+`` on [left, right] if ``b <= a / |left|`` and ``b <= (1 - a) / right``: the best of three corners.
+    """
+    total = 0.0
+    value = 0.0
+    magnitude = 0.0
+    steepest = 0.0
+    for s in range(begin, end):
+        t = middle[s]
+        rho = reach[s]
+        lam = lams[s]
+        x = means[s]
+        m = t + x
+        square = m * m + variances[s]
+        half = 0.5 / rho
+        a = (rho - t) * half
+        b = half
+        if m * (t + rho) > square:
+            a = 1.0
+            b = 0.0
+        if m * (t - rho) > square:
+            a = 0.0
+            b = 0.0
+        c0 = a * t + b * t * t
+        c1 = a + 2.0 * b * t
+        total += lam * c0
+        value += lam * (a * m + b * square)
+        magnitude -= lam * (abs(c0) + abs(c1) * rho + b * rho * rho)
+        steepest = max(steepest, b * rho)
+        means[s] = lam * c1
+        variances[s] = 2.0 * lam * b
+    constants[0] += total
+    constants[1] += value
+    constants[2] += magnitude
+    constants[3] = max(constants[3], steepest)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
-    """Lower factor of ``diag(diagonal) - matrix - shift``; whether it exists."""
+    """Lower factor of ``diag(diagonal) - matrix - shift``; whether it exists. Its diagonal is stored inverted."""
     size = matrix.shape[0]
     for j in range(size):
         for i in range(j, size):
@@ -82,100 +167,81 @@ def _cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
             if i == j:
                 if total <= 0.0:
                     return False
-                factor[i, i] = np.sqrt(total)
+                factor[i, i] = 1.0 / np.sqrt(total)
             else:
-                factor[i, j] = total / factor[j, j]
+                factor[i, j] = total * factor[j, j]
     return True
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _solve(factor, right, solution):  # type: ignore[no-untyped-def]
+def _invert(factor, inverse):  # type: ignore[no-untyped-def]
+    """Inverse (lower triangular) of a factor whose diagonal is stored inverted."""
     size = factor.shape[0]
-    for i in range(size):
-        total = right[i]
-        for k in range(i):
-            total -= factor[i, k] * solution[k]
-        solution[i] = total / factor[i, i]
-    for i in range(size - 1, -1, -1):
-        total = solution[i]
-        for k in range(i + 1, size):
-            total -= factor[k, i] * solution[k]
-        solution[i] = total / factor[i, i]
+    for j in range(size):
+        inverse[j, j] = factor[j, j]
+        for i in range(j + 1, size):
+            total = 0.0
+            for k in range(j, i):
+                total -= factor[i, k] * inverse[k, j]
+            inverse[i, j] = total * factor[i, i]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _largest_quadratic(gradient, hessian, weights, before, factor, point, enough):  # type: ignore[no-untyped-def]
-    r"""Bound ``max g'v + v'Hv / 2`` over ``|v_k| <= 1`` from above.
+def _make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-def]
+    """Raise the weights until ``diag(weights) - hessian`` has a factor."""
+    size = hessian.shape[0]
+    share = 0.05
+    while not _cholesky(hessian, weights, shift, factor):
+        for k in range(size):
+            total = 0.0
+            for j in range(size):
+                total += abs(hessian[k, j])
+            weights[k] += share * total + 8.0 * shift
+        share *= 3.0
+        if share > 50.0:
+            return False
+    return True
 
-    For D >= 0 with ``M = D - H >= 0`` and any y: ``g'v + v'Hv / 2 <= g'v - v'Mv / 2 + tr(D) / 2``, and with ``r = g - My`` that
-    is at most ``g'y - y'My / 2 + sum |r_k| (1 + |y_k|) + tr(D) / 2``. So y need not be exact, and M is tested by a Cholesky
-    factorisation with a shift that exceeds its rounding errors. ``point`` receives y, clipped to the box.
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _certified_value(gradient, hessian, weights, point):  # type: ignore[no-untyped-def]
+    r"""Bound of ``g'v + v'Hv / 2`` over ``|v_k| <= 1`` that ``M = diag(weights) - H >= 0`` and any y prove.
+
+    ``g'v + v'Hv / 2 <= g'v - v'Mv / 2 + tr(D) / 2``, and with ``r = g - My`` that is at most
+    ``g'y - y'My / 2 + sum |r_k| (1 + |y_k|) + tr(D) / 2``, so y need not be exact.
     """
     size = gradient.shape[0]
-    largest = 0.0
+    value = 0.0
     for k in range(size):
-        total = abs(gradient[k]) + max(hessian[k, k], 0.0)
+        product = weights[k] * point[k]
         for j in range(size):
-            if j != k:
-                total += abs(hessian[k, j])
-        weights[k] = total
-        largest = max(largest, total + abs(hessian[k, k]))
-    shift = 1e-14 * size * size * largest + 1e-300
-    best = np.inf
-    for k in range(size):
-        weights[k] = max(weights[k], 8.0 * shift)
-        before[k] = weights[k]
-    for sweep in range(8):
-        if not _cholesky(hessian, weights, shift, factor):
-            for k in range(size):
-                weights[k] = 0.5 * (weights[k] + before[k])
-            if not _cholesky(hessian, weights, shift, factor):
-                break
-        _solve(factor, gradient, point)
-        value = 0.0
-        for k in range(size):
-            product = weights[k] * point[k]
-            for j in range(size):
-                product -= hessian[k, j] * point[j]
-            value += point[k] * (gradient[k] - 0.5 * product) + 0.5 * weights[k]
-            value += abs(gradient[k] - product) * (1.0 + abs(point[k]))
-        if value > best - 1e-3 * abs(best) and sweep > 1:
-            best = min(best, value)
-            break
-        best = min(best, value)
-        if best <= enough:
-            break
-        # What is attained inside the box cannot be bounded away: give up early on cells that have to be split.
-        attained = 0.0
-        for k in range(size):
-            aside = min(max(point[k], -1.0), 1.0)
-            inner = 0.0
-            for j in range(size):
-                inner += hessian[k, j] * min(max(point[j], -1.0), 1.0)
-            attained += aside * (gradient[k] + 0.5 * inner)
-        if attained > enough:
-            break
-        for k in range(size):
-            before[k] = weights[k]
-            weights[k] = max(weights[k] * abs(point[k]), 8.0 * shift)
-    for k in range(size):
-        point[k] = min(max(point[k], -1.0), 1.0)
-    return best
+            product -= hessian[k, j] * point[j]
+        value += point[k] * (gradient[k] - 0.5 * product) + 0.5 * weights[k]
+        value += abs(gradient[k] - product) * (1.0 + abs(point[k]))
+    return value
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def quadratic_excess(  # type: ignore[no-untyped-def]
-    rows, lams, index, middle, reach, start, size, const, linear, centre, width, bound, slack, law, gradient, hessian,
-    weights, before, factor, point, columns, means, variances, products,
+    rows, lams, index, middle, reach, start, size, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
+    gradient, hessian, columns, vectors, small,
 ):  # fmt: skip
     """Bound ``max w(p) - bound * ||p||`` over the box from above, rounding included; ``slack`` is that of the linear bound.
 
     Args of note: ``lams`` are the duals of the undecided rows, in the order of ``index[start:]``;
-    ``const + linear'(p - centre)`` are the decided rows; ``law`` is the guess of the maximiser in units of the box, each in
-    [-1, 1], and ``1 - law^2`` its variance. ``gradient`` and ``hessian`` (lower triangle) hold a quadratic in the same units
-    that is added; on return they hold the whole, and ``point`` its maximiser.
+    ``const + linear'(p - centre)`` are the decided rows; ``face_axis`` has no width. ``mean``, ``cov`` and ``weights`` (of one
+    level) are the state of the game, in units of the box, updated. ``gradient`` and ``hessian`` (lower triangle) hold a
+    quadratic in the same units that is added; on return they hold the whole. Positive infinity means that the box is beyond
+    proof.
     """
     r = centre.shape[0]
+    q = r - 1
+    # Scratch, all in the coordinates that have a width.
+    factor, inverse, hess, fixed_hess, new_hess, spread = small[0], small[1], small[2], small[3], small[4], small[5]
+    grad, fixed_grad, new_grad, aim, point, load = small[6, 0], small[6, 1], small[6, 2], small[6, 3], small[6, 4], small[6, 5]
+    lam_of, mid, half, means, variances = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
+    factor, inverse, hess = factor[:q, :q], inverse[:q, :q], hess[:q, :q]
+    grad, point, load = grad[:q], point[:q], load[:q]
     norm = 0.0
     radius = 0.0
     for k in range(r):
@@ -191,54 +257,187 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
     if radius > 0.0:
         bend = 1.0 / (np.sqrt(farthest * farthest + radius) + farthest)
     turn = 2.0 * bound * bend
-    total = const - bound * norm
+    base = const - bound * norm
     magnitude = abs(const) + bound * (norm + farthest + radius * bend)
-    for k in range(r):
+    for a in range(q):
+        k = a if a < face_axis else a + 1
         e = centre[k] / norm
         magnitude += abs(linear[k]) * width[k] + abs(gradient[k])
-        gradient[k] += (linear[k] - bound * e) * width[k]
-        for j in range(k + 1):
+        fixed_grad[a] = gradient[k] + (linear[k] - bound * e) * width[k]
+        for b in range(a + 1):
+            j = b if b < face_axis else b + 1
             magnitude += abs(hessian[k, j])
-            hessian[k, j] += turn * width[k] * width[j] * e * centre[j] / norm
-        hessian[k, k] -= turn * width[k] * width[k]
-    # Rows are turned into columns, so that all sums run along memory.
+            fixed_hess[a, b] = hessian[k, j] + turn * width[k] * width[j] * e * centre[j] / norm
+        fixed_hess[a, a] -= turn * width[k] * width[k]
+        aim[a] = mean[k]
+        load[a] = weights[k]
+        for b in range(q):
+            j = b if b < face_axis else b + 1
+            spread[a, b] = cov[k, j]
+    # Positive rows first; rows are turned into columns, so that all sums run along memory.
+    front = 0
+    back = size
     for s in range(size):
         i = index[start + s]
-        means[s] = 0.0
-        variances[s] = 0.0
-        for k in range(r):
-            columns[k, s] = rows[i, k]
-    for k in range(r):
-        ahead = width[k] * law[k]
-        square = width[k] * width[k] * (1.0 - law[k] * law[k])
-        for s in range(size):
-            x = columns[k, s]
-            means[s] += x * ahead
-            variances[s] += x * x * square
+        if lams[s] > 0.0:
+            at = front
+            front += 1
+        else:
+            back -= 1
+            at = back
+        lam_of[at] = lams[s]
+        mid[at] = middle[start + s]
+        half[at] = reach[start + s]
+        for a in range(q):
+            k = a if a < face_axis else a + 1
+            columns[a, at] = rows[i, k] * width[k]
+    constants = np.zeros(4)
+    const_rows = 0.0
+    best = np.inf
+    rounding = 0.0
     steepest = 0.0
-    for s in range(size):
-        rho = reach[start + s]
-        lam = lams[s]
-        c0, c1, c2 = _row_majorant(middle[start + s], rho, lam > 0.0, means[s], variances[s])
-        total += lam * c0
-        magnitude += abs(lam) * (abs(c0) + abs(c1) * rho + c2 * rho * rho)
-        steepest = max(steepest, c2 * rho)
-        means[s] = lam * c1
-        variances[s] = 2.0 * lam * c2
-    for k in range(r):
-        first = 0.0
+    largest = magnitude
+    for move in range(_MOVES):
+        # What the best parabolas give for this law.
         for s in range(size):
-            first += means[s] * columns[k, s]
-            products[s] = variances[s] * columns[k, s]
-        gradient[k] += first * width[k]
-        for j in range(k + 1):
-            second = 0.0
+            means[s] = 0.0
+            variances[s] = 0.0
+        for a in range(q):
+            ahead = aim[a]
             for s in range(size):
-                second += products[s] * columns[j, s]
-            hessian[k, j] += second * width[k] * width[j]
-    for k in range(r):
-        for j in range(k):
-            hessian[j, k] = hessian[k, j]
-    # Errors of t and rho are enlarged by the slope of the parabolas; the sums have ``size`` terms.
-    rounding = slack * (1.0 + 4.0 * steepest) + 1.2e-16 * (8.0 * size + 40.0 * r + 100.0) * magnitude
-    return total + rounding + _largest_quadratic(gradient, hessian, weights, before, factor, point, -total - rounding)
+                means[s] += columns[a, s] * ahead
+            for b in range(a):
+                twice = 2.0 * spread[a, b]
+                for s in range(size):
+                    variances[s] += twice * columns[a, s] * columns[b, s]
+            once = spread[a, a]
+            for s in range(size):
+                variances[s] += once * columns[a, s] * columns[a, s]
+        for s in range(size):
+            variances[s] = max(variances[s], 0.0)
+        constants[0] = 0.0
+        constants[1] = 0.0
+        constants[2] = 0.0
+        _answer_positive(mid, half, lam_of, means, variances, 0, front, constants)
+        _answer_negative(mid, half, lam_of, means, variances, front, size, constants)
+        worst = base + constants[1]
+        for a in range(q):
+            worst += fixed_grad[a] * aim[a]
+            for b in range(a):
+                worst += fixed_hess[a, b] * (spread[a, b] + aim[a] * aim[b])
+            worst += 0.5 * fixed_hess[a, a] * (spread[a, a] + aim[a] * aim[a])
+        for a in range(q):
+            total = 0.0
+            for s in range(size):
+                total += means[s] * columns[a, s]
+            new_grad[a] = total
+            for b in range(a + 1):
+                total = 0.0
+                for s in range(size):
+                    total += variances[s] * columns[a, s] * columns[b, s]
+                new_hess[a, b] = total
+        share = 1.0 if move == 0 else 0.5
+        const_rows += share * (constants[0] - const_rows)
+        largest = max(largest, magnitude + constants[2])
+        for a in range(q):
+            grad[a] = fixed_grad[a] + new_grad[a] if move == 0 else grad[a] + share * (fixed_grad[a] + new_grad[a] - grad[a])
+            for b in range(a + 1):
+                entry = fixed_hess[a, b] + new_hess[a, b]
+                if move > 0:
+                    entry = hess[a, b] + share * (entry - hess[a, b])
+                hess[a, b] = entry
+                hess[b, a] = entry
+        if worst > 0.0:
+            best = np.inf
+            break
+        # Errors of t and rho are enlarged by the slope of the parabolas; the sums have ``size`` terms.
+        steepest = constants[3]
+        rounding = slack * (1.0 + 4.0 * steepest) + 1.2e-16 * (8.0 * size + 40.0 * r + 160.0) * largest
+        top = 0.0
+        for a in range(q):
+            total = abs(grad[a])
+            for b in range(q):
+                total += abs(hess[a, b])
+            top = max(top, total)
+        shift = 1e-14 * r * r * top + 1e-300
+        if move == 0 and load[0] == 0.0:
+            for a in range(q):
+                total = abs(grad[a])
+                for b in range(q):
+                    total += abs(hess[a, b])
+                load[a] = total
+        for a in range(q):
+            load[a] = max(load[a], 8.0 * shift)
+        if not _make_definite(hess, load, shift, factor):
+            break
+        barrier = 0.8 / (1.0 + 0.5 * move)
+        for sweep in range(_SWEEPS + 1):
+            _invert(factor, inverse)
+            heavy = 0.0
+            for a in range(q):
+                total = 0.0
+                for b in range(a + 1):
+                    total += inverse[a, b] * grad[b]
+                aim_a = total
+                new_grad[a] = aim_a
+                heavy += load[a]
+            for a in range(q):
+                total = 0.0
+                for b in range(a, q):
+                    total += inverse[b, a] * new_grad[b]
+                point[a] = total
+            value = base + const_rows + _certified_value(grad, hess, load, point) + rounding
+            best = min(best, value)
+            if best <= 0.0 or sweep == _SWEEPS:
+                break
+            slackness = 0.5 * barrier * heavy / q
+            for a in range(q):
+                total = 0.0
+                for b in range(a, q):
+                    total += inverse[b, a] * inverse[b, a]
+                moved = np.sqrt(point[a] * point[a] + slackness * total)
+                new_grad[a] = load[a]
+                load[a] = max(load[a] * min(max(moved, 0.3), 3.0), 8.0 * shift)
+            tries = 0
+            while not _cholesky(hess, load, shift, factor) and tries < 6:
+                tries += 1
+                for a in range(q):
+                    load[a] = 0.5 * (load[a] + new_grad[a])
+            if tries == 6:
+                for a in range(q):
+                    load[a] = new_grad[a]
+                _cholesky(hess, load, shift, factor)
+        # The law moves towards the one that is worst for these parabolas.
+        slackness = 0.5 * barrier * heavy / q
+        for a in range(q):
+            for b in range(a + 1):
+                total = 0.0
+                for c in range(a, q):
+                    total += inverse[c, a] * inverse[c, b]
+                new_hess[a, b] = slackness * total
+        for a in range(q):
+            new_grad[a] = 1.0 / np.sqrt(max(new_hess[a, a] + point[a] * point[a], 1.0))
+        rate = 0.4
+        for a in range(q):
+            for b in range(a + 1):
+                new_second = (new_hess[a, b] + point[a] * point[b]) * new_grad[a] * new_grad[b]
+                second = spread[a, b] + aim[a] * aim[b]
+                spread[a, b] = second + rate * (new_second - second)
+        for a in range(q):
+            aim[a] += rate * (point[a] * new_grad[a] - aim[a])
+        for a in range(q):
+            for b in range(a + 1):
+                spread[a, b] -= aim[a] * aim[b]
+                spread[b, a] = spread[a, b]
+        if best <= 0.0:
+            break
+    for a in range(q):
+        k = a if a < face_axis else a + 1
+        mean[k] = aim[a]
+        weights[k] = load[a]
+        gradient[k] = grad[a]
+        for b in range(q):
+            j = b if b < face_axis else b + 1
+            cov[k, j] = spread[a, b]
+            hessian[k, j] = hess[a, b]
+    return best

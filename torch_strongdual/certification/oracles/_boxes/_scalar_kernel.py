@@ -26,7 +26,7 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     place,
     settle,
 )
-from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, may_pay, quadratic_excess
+from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
 
 __all__ = ["advance_scalar"]
 
@@ -34,7 +34,7 @@ __all__ = ["advance_scalar"]
 @njit(nogil=True, cache=True, fastmath=FAST)
 def advance_scalar(  # type: ignore[no-untyped-def]
     rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
-    centre, width, form, index, middle, reach, volume, witness, guess, tried, won,
+    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
 ):  # fmt: skip
     """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``."""
     r = rows.shape[1]
@@ -43,17 +43,11 @@ def advance_scalar(  # type: ignore[no-untyped-def]
     total = np.zeros(r)
     work = np.zeros(r)
     spread = np.zeros(r)
-    law = np.zeros(r)
     gradient = np.zeros(r)
     hessian = np.zeros((r, r))
-    weights = np.zeros(r)
-    before = np.zeros(r)
-    factor = np.zeros((r, r))
-    point = np.zeros(r)
     columns = np.zeros((r, rows.shape[0]))
-    means = np.zeros(rows.shape[0])
-    variances = np.zeros(rows.shape[0])
-    products = np.zeros(rows.shape[0])
+    vectors = np.zeros((5, rows.shape[0]))
+    small = np.zeros((7, max(r, 6), max(r, 6)))
     lams = np.zeros(rows.shape[0])
     level = counters[LEVEL]
     used = 0
@@ -123,12 +117,10 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             return COUNTEREXAMPLE
         excess = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work)
         proven = excess <= -slack
-        curved = not proven and r >= CURVED_RANK and kept > 0 and may_pay(tried, won, new)
+        inherit_law(new, axis, step, counters[FACE] // 2, width, mean, cov, weights)
+        curved = not proven and r >= CURVED_RANK and kept > 0
         if curved:
             for k in range(r):
-                h = width[new, k]
-                aim = guess[level, k] if level >= 0 else 0.0
-                law[k] = min(max((aim - centre[new, k]) / h, -0.9), 0.9) if h > 0.0 else 0.0
                 slope[k] = form[new, k, 0]
                 gradient[k] = 0.0
                 for j in range(r):
@@ -137,10 +129,9 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                 lams[j] = duals[index[base + j], 0]
             excess = quadratic_excess(
                 rows, lams, index, middle, reach, base, kept, linear_part, slope, centre[new], width[new], bound, slack,
-                law, gradient, hessian, weights, before, factor, point, columns, means, variances, products,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, columns, vectors, small,
             )  # fmt: skip
             proven = excess <= 0.0
-            won[new] += proven
         if proven:
             volume[0] += 0.5**new
             if level < 0:
@@ -152,8 +143,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
         if curved:
             bend = 2.0 * bound / np.sqrt(norm)
             for k in range(r):
-                work[k] = centre[new, k] + width[new, k] * point[k]
-                guess[new, k] = work[k]
+                work[k] = centre[new, k] + width[new, k] * mean[new, k]
                 gain = max(hessian[k, k], 0.0) + bend * width[new, k] * width[new, k] + 0.5 * abs(gradient[k])
                 if width[new, k] > 0.0 and gain > best:
                     best = gain
@@ -161,7 +151,6 @@ def advance_scalar(  # type: ignore[no-untyped-def]
         else:
             for k in range(r):
                 spread[k] = 0.0
-                guess[new, k] = guess[level, k] if level >= 0 else 0.0
             for j in range(kept):
                 i = index[base + j]
                 lam = abs(duals[i, 0])

@@ -61,8 +61,8 @@ class BoxTree:
         self._index = np.zeros(capacity, dtype=np.int32)
         self._middle, self._reach = np.zeros(capacity), np.zeros(capacity)
         self._volume, self._witness = np.zeros(1), np.zeros(rank)
-        self._guess = np.zeros((depth + 1, rank))
-        self._tried, self._won = np.zeros(depth + 1, dtype=np.int64), np.zeros(depth + 1, dtype=np.int64)
+        self._mean, self._weights = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
+        self._cov = np.zeros((depth + 1, rank, rank))
         self._weight = float(
             np.linalg.norm(problem.duals, axis=1) @ np.abs(problem.rows).sum(axis=1) + np.abs(problem.linear).sum()
         )
@@ -107,7 +107,7 @@ class BoxTree:
                     self.problem.rows, self.problem.duals, self.problem.linear, bound, self.slack(bound),
                     max_cells - (self.cells - before), self._counters, self._split, self._first, self._stage, self._count,
                     self._offset, self._centre, self._width, self._form, self._index, self._middle, self._reach,
-                    self._volume, self._witness, self._guess, self._tried, self._won,
+                    self._volume, self._witness, self._mean, self._cov, self._weights,
                 )
             )  # fmt: skip
             if status != SearchStatus.ARENA_FULL:
