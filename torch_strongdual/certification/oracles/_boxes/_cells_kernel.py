@@ -36,7 +36,7 @@ LEVEL, FACE, CELLS, LAST_FACE = 0, 1, 2, 3
 FAST = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def largest_over_box(const, slope, centre, width, bound, enough, work):  # type: ignore[no-untyped-def]
     """Bound the maximum over the box of ``const + slope'(p - centre) - bound * ||p||`` from above.
 
@@ -72,7 +72,7 @@ def largest_over_box(const, slope, centre, width, bound, enough, work):  # type:
     return best
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def place(level, side, face, rows, split, first, offset, count, centre, width):  # type: ignore[no-untyped-def]
     """Set centre and widths of the cell to be examined at ``level``; return the coordinate split and the signed step."""
     r = rows.shape[1]
@@ -97,7 +97,7 @@ def place(level, side, face, rows, split, first, offset, count, centre, width): 
     return k, step
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def settle(level, k, step, rows, index, middle, reach, offset, count):  # type: ignore[no-untyped-def]
     """Move the parent's undecided rows into the cell: values at the centre and half ranges, before any is decided.
 

@@ -20,12 +20,14 @@ __all__ = ["CURVED_RANK", "inherit_law", "quadratic_excess"]
 CURVED_RANK = 4  # below it linear bounds and more cells are faster
 
 _THIN = 1e-3  # ranges that reach across zero by less than this share are bounded by a line: a parabola would be too steep
-_MOVES = 6  # of the game, at most
-_SWEEPS = 2  # of the certificate's weights, each move
+_MOVES = 4  # of the game, at most
+_SWEEPS = 3  # of the certificate's weights, each move
+_RATE = 0.4  # at which the law is averaged
+_DOUBT = 0.3  # go on only if the bound would be enough this far from the floor to the best bound yet
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def inherit_law(level, axis, side_step, first_of_face, width, mean, cov, weights):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: ignore[no-untyped-def]
     """Carry mean and covariance of the point, in units of the box, and the weights from a box to its half."""
     r = mean.shape[1]
     if level == 0:
@@ -34,7 +36,7 @@ def inherit_law(level, axis, side_step, first_of_face, width, mean, cov, weights
             weights[0, k] = 0.0
             for j in range(r):
                 cov[0, k, j] = 0.0
-            cov[0, k, k] = 0.0 if k == first_of_face else 1.0
+            cov[0, k, k] = 0.0 if k == face_axis else 1.0
         return
     for k in range(r):
         mean[level, k] = mean[level - 1, k]
@@ -43,7 +45,7 @@ def inherit_law(level, axis, side_step, first_of_face, width, mean, cov, weights
             cov[level, k, j] = cov[level - 1, k, j]
     weights[level, axis] *= 0.5
     # v' = 2 v - side in the half; kept within [-1, 1], and mean^2 + variance within 1
-    side = 1.0 if side_step > 0.0 else -1.0
+    side = 1.0 if step > 0.0 else -1.0
     ahead = min(max(2.0 * mean[level, axis] - side, -0.9), 0.9)
     mean[level, axis] = ahead
     spread = 4.0 * cov[level, axis, axis]
@@ -56,18 +58,17 @@ def inherit_law(level, axis, side_step, first_of_face, width, mean, cov, weights
         cov[level, k, axis] *= factor
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def _answer_positive(middle, reach, lams, means, variances, begin, end, constants):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _answer_positive(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
     r"""Best parabolas ``c0 + c1 x + c2 x^2 >= (t + x)_+`` on ``|x| <= rho`` for a law of x; lam > 0.
 
-    Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law, the
-    magnitude, and the steepest slope ``c2 rho``.
+    Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law
+    and the magnitude; ``steep`` keeps the largest slope ``c2 rho`` of each row.
     """
     total = 0.0
     value = 0.0
     magnitude = 0.0
-    steepest = 0.0
-    for s in range(begin, end):
+    for s in range(middle.shape[0]):
         t = middle[s]
         rho = reach[s]
         lam = lams[s]
@@ -104,17 +105,16 @@ def _answer_positive(middle, reach, lams, means, variances, begin, end, constant
         total += lam * c0
         value += lam * (c0 + c1 * x + c2 * (x * x + variance))
         magnitude += lam * (abs(c0) + abs(c1) * rho + c2 * rho * rho)
-        steepest = max(steepest, c2 * rho)
+        steep[s] = max(steep[s], c2 * rho)
         means[s] = lam * c1
         variances[s] = 2.0 * lam * c2
     constants[0] += total
     constants[1] += value
     constants[2] += magnitude
-    constants[3] = max(constants[3], steepest)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def _answer_negative(middle, reach, lams, means, variances, begin, end, constants):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _answer_negative(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
     r"""Best parabolas below ``(t + x)_+``, for lam < 0; otherwise as :func:`_answer_positive`.
 
     ``a s + b s^2 <= (s)_+`` on [left, right] if ``b <= a / |left|`` and ``b <= (1 - a) / right``: the best of three corners.
@@ -122,8 +122,7 @@ def _answer_negative(middle, reach, lams, means, variances, begin, end, constant
     total = 0.0
     value = 0.0
     magnitude = 0.0
-    steepest = 0.0
-    for s in range(begin, end):
+    for s in range(middle.shape[0]):
         t = middle[s]
         rho = reach[s]
         lam = lams[s]
@@ -144,16 +143,15 @@ def _answer_negative(middle, reach, lams, means, variances, begin, end, constant
         total += lam * c0
         value += lam * (a * m + b * square)
         magnitude -= lam * (abs(c0) + abs(c1) * rho + b * rho * rho)
-        steepest = max(steepest, b * rho)
+        steep[s] = max(steep[s], b * rho)
         means[s] = lam * c1
         variances[s] = 2.0 * lam * b
     constants[0] += total
     constants[1] += value
     constants[2] += magnitude
-    constants[3] = max(constants[3], steepest)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
     """Lower factor of ``diag(diagonal) - matrix - shift``; whether it exists. Its diagonal is stored inverted."""
     size = matrix.shape[0]
@@ -173,7 +171,7 @@ def _cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _invert(factor, inverse):  # type: ignore[no-untyped-def]
     """Inverse (lower triangular) of a factor whose diagonal is stored inverted."""
     size = factor.shape[0]
@@ -186,7 +184,7 @@ def _invert(factor, inverse):  # type: ignore[no-untyped-def]
             inverse[i, j] = total * factor[i, i]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-def]
     """Raise the weights until ``diag(weights) - hessian`` has a factor."""
     size = hessian.shape[0]
@@ -203,7 +201,7 @@ def _make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-
     return True
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _certified_value(gradient, hessian, weights, point):  # type: ignore[no-untyped-def]
     r"""Bound of ``g'v + v'Hv / 2`` over ``|v_k| <= 1`` that ``M = diag(weights) - H >= 0`` and any y prove.
 
@@ -221,7 +219,7 @@ def _certified_value(gradient, hessian, weights, point):  # type: ignore[no-unty
     return value
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def quadratic_excess(  # type: ignore[no-untyped-def]
     rows, lams, index, middle, reach, start, size, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
     gradient, hessian, columns, vectors, small,
@@ -239,7 +237,7 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
     # Scratch, all in the coordinates that have a width.
     factor, inverse, hess, fixed_hess, new_hess, spread = small[0], small[1], small[2], small[3], small[4], small[5]
     grad, fixed_grad, new_grad, aim, point, load = small[6, 0], small[6, 1], small[6, 2], small[6, 3], small[6, 4], small[6, 5]
-    lam_of, mid, half, means, variances = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
+    lam_of, mid, half, means, variances, steep = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4], vectors[5]
     factor, inverse, hess = factor[:q, :q], inverse[:q, :q], hess[:q, :q]
     grad, point, load = grad[:q], point[:q], load[:q]
     norm = 0.0
@@ -288,15 +286,17 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
         lam_of[at] = lams[s]
         mid[at] = middle[start + s]
         half[at] = reach[start + s]
+        steep[at] = 0.0
         for a in range(q):
             k = a if a < face_axis else a + 1
             columns[a, at] = rows[i, k] * width[k]
-    constants = np.zeros(4)
+    constants = np.zeros(3)
     const_rows = 0.0
     best = np.inf
     rounding = 0.0
     steepest = 0.0
     largest = magnitude
+    floor = -np.inf
     for move in range(_MOVES):
         # What the best parabolas give for this law.
         for s in range(size):
@@ -318,8 +318,11 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
         constants[0] = 0.0
         constants[1] = 0.0
         constants[2] = 0.0
-        _answer_positive(mid, half, lam_of, means, variances, 0, front, constants)
-        _answer_negative(mid, half, lam_of, means, variances, front, size, constants)
+        _answer_positive(mid[:front], half[:front], lam_of[:front], means[:front], variances[:front], steep[:front], constants)
+        _answer_negative(
+            mid[front:size], half[front:size], lam_of[front:size], means[front:size], variances[front:size], steep[front:size],
+            constants,
+        )  # fmt: skip
         worst = base + constants[1]
         for a in range(q):
             worst += fixed_grad[a] * aim[a]
@@ -347,12 +350,11 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                     entry = hess[a, b] + share * (entry - hess[a, b])
                 hess[a, b] = entry
                 hess[b, a] = entry
-        if worst > 0.0:
+        floor = max(floor, worst)
+        if floor > 0.0 or (move > 0 and floor + _DOUBT * (best - floor) > 0.0):
             best = np.inf
             break
-        # Errors of t and rho are enlarged by the slope of the parabolas; the sums have ``size`` terms.
-        steepest = constants[3]
-        rounding = slack * (1.0 + 4.0 * steepest) + 1.2e-16 * (8.0 * size + 40.0 * r + 160.0) * largest
+        rounding = slack + 1.2e-16 * (8.0 * size + 40.0 * r + 160.0) * largest
         top = 0.0
         for a in range(q):
             total = abs(grad[a])
@@ -387,6 +389,12 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                     total += inverse[b, a] * new_grad[b]
                 point[a] = total
             value = base + const_rows + _certified_value(grad, hess, load, point) + rounding
+            if value <= 0.0:
+                # Errors of t and rho are enlarged by the slope of the parabolas; the sums have ``size`` terms.
+                steepest = 0.0
+                for s in range(size):
+                    steepest = max(steepest, steep[s])
+                value += 4.0 * slack * steepest
             best = min(best, value)
             if best <= 0.0 or sweep == _SWEEPS:
                 break
@@ -417,14 +425,13 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                 new_hess[a, b] = slackness * total
         for a in range(q):
             new_grad[a] = 1.0 / np.sqrt(max(new_hess[a, a] + point[a] * point[a], 1.0))
-        rate = 0.4
         for a in range(q):
             for b in range(a + 1):
                 new_second = (new_hess[a, b] + point[a] * point[b]) * new_grad[a] * new_grad[b]
                 second = spread[a, b] + aim[a] * aim[b]
-                spread[a, b] = second + rate * (new_second - second)
+                spread[a, b] = second + _RATE * (new_second - second)
         for a in range(q):
-            aim[a] += rate * (point[a] * new_grad[a] - aim[a])
+            aim[a] += _RATE * (point[a] * new_grad[a] - aim[a])
         for a in range(q):
             for b in range(a + 1):
                 spread[a, b] -= aim[a] * aim[b]

@@ -31,7 +31,7 @@ from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURV
 __all__ = ["advance_scalar"]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def advance_scalar(  # type: ignore[no-untyped-def]
     rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
     centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
@@ -46,7 +46,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
     gradient = np.zeros(r)
     hessian = np.zeros((r, r))
     columns = np.zeros((r, rows.shape[0]))
-    vectors = np.zeros((5, rows.shape[0]))
+    vectors = np.zeros((6, rows.shape[0]))
     small = np.zeros((7, max(r, 6), max(r, 6)))
     lams = np.zeros(rows.shape[0])
     level = counters[LEVEL]
@@ -117,7 +117,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             return COUNTEREXAMPLE
         excess = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work)
         proven = excess <= -slack
-        inherit_law(new, axis, step, counters[FACE] // 2, width, mean, cov, weights)
+        inherit_law(new, axis, step, counters[FACE] // 2, mean, cov, weights)
         curved = not proven and r >= CURVED_RANK and kept > 0
         if curved:
             for k in range(r):

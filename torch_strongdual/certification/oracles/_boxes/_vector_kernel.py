@@ -26,12 +26,12 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     place,
     settle,
 )
-from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, may_pay, quadratic_excess
+from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
 
 __all__ = ["advance_vector"]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     """Bound ``||sum_i eps_i g_i||`` over ``|eps_i| <= b_i`` from above.
 
@@ -55,10 +55,10 @@ def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     return np.sqrt(squared)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def advance_vector(  # type: ignore[no-untyped-def]
     rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
-    centre, width, form, index, middle, reach, volume, witness, guess, tried, won,
+    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
 
@@ -82,17 +82,11 @@ def advance_vector(  # type: ignore[no-untyped-def]
     gram = np.zeros((c, c))
     side_dual = np.zeros(c)
     plain = np.zeros(r)
-    law = np.zeros(r)
     gradient = np.zeros(r)
     hessian = np.zeros((r, r))
-    weights = np.zeros(r)
-    before = np.zeros(r)
-    factor = np.zeros((r, r))
-    point = np.zeros(r)
     columns = np.zeros((r, n))
-    means = np.zeros(n)
-    variances = np.zeros(n)
-    products = np.zeros(n)
+    vectors = np.zeros((6, n))
+    small = np.zeros((7, max(r, 6), max(r, 6)))
     lams = np.zeros(n)
     level = counters[LEVEL]
     used = 0
@@ -253,7 +247,8 @@ def advance_vector(  # type: ignore[no-untyped-def]
         if floor > 0.02 * bound:
             const = top_const + farthest * farthest / floor * (1.0 + 1e-15)
             proven = largest_over_box(const, top, centre[new], width[new], bound, -slack, work) <= -slack
-        curved = not proven and floor > 0.02 * bound and r >= CURVED_RANK and kept > 0 and may_pay(tried, won, new)
+        inherit_law(new, axis, step, counters[FACE] // 2, mean, cov, weights)
+        curved = not proven and floor > 0.02 * bound and r >= CURVED_RANK and kept > 0
         if curved:
             # q^2 <= (1 + eta) |affine part|^2 + (1 + 1 / eta) radius^2, divided by the floor, joins the quadratic in p.
             eta = radius / max(straight, 1e-3 * radius + 1e-300)
@@ -263,8 +258,6 @@ def advance_vector(  # type: ignore[no-untyped-def]
                 const += scale * rest[m] * rest[m]
             for k in range(r):
                 h = width[new, k]
-                aim = guess[level, k] if level >= 0 else 0.0
-                law[k] = min(max((aim - centre[new, k]) / h, -0.9), 0.9) if h > 0.0 else 0.0
                 gradient[k] = 0.0
                 for m in range(c):
                     gradient[k] += 2.0 * scale * rest_slope[k, m] * rest[m] * h
@@ -274,10 +267,9 @@ def advance_vector(  # type: ignore[no-untyped-def]
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
             excess = quadratic_excess(
                 rows, lams, index, middle, reach, base, kept, const, plain, centre[new], width[new], bound, slack,
-                law, gradient, hessian, weights, before, factor, point, columns, means, variances, products,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, columns, vectors, small,
             )  # fmt: skip
             proven = excess <= 0.0
-            won[new] += proven
         if proven:
             volume[0] += 0.5**new
             if level < 0:
@@ -287,10 +279,8 @@ def advance_vector(  # type: ignore[no-untyped-def]
             continue
         for k in range(r):
             spread[k] = 0.0
-            guess[new, k] = guess[level, k] if level >= 0 else 0.0
             if curved:
-                work[k] = centre[new, k] + width[new, k] * point[k]
-                guess[new, k] = work[k]
+                work[k] = centre[new, k] + width[new, k] * mean[new, k]
         for j in range(kept):
             i = index[base + j]
             heavy = 0.0

@@ -128,6 +128,7 @@ class _Search:
     cells: int = 0
     limited_by: str = "time"
     _pace: float = 2e-6  # seconds a cell, measured as the search goes
+    _fraction: float = 0.0  # of the surface, proven in the latest attempt
 
     @property
     def lower(self) -> float:
@@ -144,7 +145,10 @@ class _Search:
         """Try the goal at once; if that takes too long, come down a ladder of targets."""
         if self.upper <= self.goal or self._is_refuted():
             return
-        if self._prove(self.goal, budget=self.short_search):
+        if self._prove(self.goal, budget=self.short_search, is_short=True):
+            return
+        # Every rung of the ladder costs about as much as the goal: skip them if the goal seems within reach.
+        if (budget := self._affordable_budget()) and self._prove(self.goal, budget=budget):
             return
         for target in self._ladder():
             if target < self.upper and not self._prove(target):
@@ -171,9 +175,16 @@ class _Search:
             return True
         return self.request.deadline.expired
 
-    def _prove(self, bound: float, budget: int | None = None) -> bool:
+    def _affordable_budget(self) -> int:
+        """Cells that half of what is left allows, if the share of the surface proven so far promises that they suffice; or 0."""
+        left = self.request.deadline.remaining / self._pace if self.max_cells is None else float(self.max_cells - self.cells)
+        affordable = 0.5 * left
+        expected = self.cells / max(self._fraction, 1e-12)
+        return int(min(affordable, 1e15)) if 1.5 * expected <= affordable else 0
+
+    def _prove(self, bound: float, budget: int | None = None, *, is_short: bool = False) -> bool:
         """Search until ``bound`` (or a larger one, if counterexamples or stalls raise it) is proven."""
-        forest = self.plant(self.problem, budget is not None)
+        forest = self.plant(self.problem, is_short)
         lift = 1e-7
         while not self._out_of_budget() and (budget is None or forest.cells < budget):
             progress = self._advance(forest, bound)
@@ -204,6 +215,7 @@ class _Search:
         if self.cells:
             self._pace = 0.5 * self._pace + 0.5 * (time.perf_counter() - begin) / done
         self.cells += forest.cells - before
+        self._fraction = forest.proven_fraction
         if self.progress is not None:
             self.progress(forest.proven_fraction, bound)
         return progress
