@@ -176,7 +176,7 @@ class _Search:
         return self.request.deadline.expired
 
     def _affordable_budget(self) -> int:
-        """Cells that half of what is left allows, if the share of the surface proven so far promises that they suffice; or 0."""
+        """Cells that half of what is left allows, if the share proven so far promises that they suffice; or 0."""
         left = self.request.deadline.remaining / self._pace if self.max_cells is None else float(self.max_cells - self.cells)
         affordable = 0.5 * left
         expected = self.cells / max(self._fraction, 1e-12)
