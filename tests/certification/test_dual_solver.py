@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.references.convex_program import convex_program_optimum
-from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem
-from torch_strongdual.certification.oracles import GatedOracle
+from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem, optimize_to_certificate
+from torch_strongdual.certification.oracles import DoublyNonnegativeRelaxation, GatedOracle
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet, ParallelWeights
@@ -104,6 +104,8 @@ def test_state_survives_a_weights_only_checkpoint() -> None:
     assert fresh.best.value == bound
     assert fresh.attainable == solver.attainable
     assert len(fresh.witnesses) == len(solver.witnesses)
+    assert len(fresh.points) == len(solver.points) > 0
+    assert fresh.joint.is_spent == solver.joint.is_spent
     assert fresh.best.dual_point is not None
     assert solver.best.dual_point is not None
     assert torch.equal(fresh.best.dual_point, solver.best.dual_point)
@@ -113,6 +115,33 @@ def test_state_survives_a_weights_only_checkpoint() -> None:
 def test_steps_are_deterministic() -> None:
     first, second = (step(DualSolver(make_problem()), make_net(2)) for _ in range(2))
     assert first == second
+
+
+def test_a_point_chosen_with_its_relaxation_proves_more_where_the_relaxation_is_loose() -> None:
+    """Many samples in three dimensions: one relaxation without splitting loses a lot."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(14, 3, generator=generator, dtype=torch.float64)
+    targets = torch.randn(14, 1, generator=generator, dtype=torch.float64)
+    layers = nn.Linear(3, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)
+    net = ParallelNet(*layers, num_branches=1, dtype=torch.float64)
+    net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.5, rtol=1e-2).net
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.5)
+    gaps = []
+    for is_spent in (True, False):
+        solver = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
+        solver.joint.is_spent = is_spent
+        certificate = solver.step(ParallelWeights.from_module(net), rtol=1e-2, deadline=Deadline(30.0), max_rounds=0)
+        gaps.append(certificate.relative_gap)
+    assert gaps[0] > 1e-2
+    assert gaps[1] < 0.8 * gaps[0]
+
+
+def test_memory_is_bounded_over_many_steps() -> None:
+    solver = DualSolver(make_problem())
+    for seed in range(12):
+        solver.step(ParallelWeights.from_module(make_net(seed)), rtol=1e-3, deadline=Deadline(30.0), max_rounds=1)
+    assert len(solver.points) <= 8
+    assert len(solver.witnesses) <= 256
 
 
 def test_an_oracle_for_other_branches_is_refused_at_construction() -> None:

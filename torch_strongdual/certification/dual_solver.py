@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.certificate import SMALLEST_GAP, Certificate, CertificateStatus, DualBound
+from torch_strongdual.certification._atom_store import AtomStore
+from torch_strongdual.certification._joint_candidate import JointCandidate
+from torch_strongdual.certification._proven_points import ProvenPoints
+from torch_strongdual.certification._solver_run import SolverRun
+from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
-from torch_strongdual.certification.restricted_dual import AtomSet, solve_restricted_dual
 from torch_strongdual.certification.training_problem import PrimalValue, TrainingProblem
-from torch_strongdual.errors import InvalidInputError, SolverError, SoundnessError, UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["DualSolver"]
 
 _MAX_ROUNDS = 40
-_MAX_WITNESSES = 256
 
 
 class DualSolver:
@@ -30,7 +32,10 @@ class DualSolver:
 
     Each :meth:`step` starts from the residual of the network, scaled until it is dual feasible. If that leaves a gap, column
     generation solves the dual: the restricted dual over the network's own branches and the witnesses found so far gives
-    a point, an oracle bounds its dual norm and hands back the branches that violate it most, which join the set.
+    a point, an oracle bounds its dual norm and hands back the branches that violate it most, which join the set. Where the
+    oracle's bound is what is loose, points chosen together with their relaxed dual norm come first, if the problem has one output
+    and few hundred samples. Proven points are kept, and combinations of them bounded without an oracle. Branches that carry no
+    weight for several calls leave.
 
     The bound belongs to the problem, not to the weights, so it never gets worse from step to step. So does
     ``attainable``, the best objective of any network seen, be it trained or put together from the branches found: when the two
@@ -64,13 +69,15 @@ class DualSolver:
         self.best = DualBound.vacuous()
         self.attainable = math.inf
         self._oracle_state: Any = None
-        self._witnesses: list[Witness] = []
+        self.atoms = AtomStore()
+        self.points = ProvenPoints()
+        self.joint = JointCandidate(problem)
         self._evidence: dict[str, float | str] = {}
 
     @property
     def witnesses(self) -> tuple[Witness, ...]:
         """Unit branches found so far, kept as atoms of the restricted dual."""
-        return tuple(self._witnesses)
+        return self.atoms.witnesses
 
     def at_path_decay(self, path_decay: float) -> DualSolver:
         """A solver of the same problem at another strength, with what carries over.
@@ -82,7 +89,8 @@ class DualSolver:
             path_decay: Above zero.
         """
         other = DualSolver(dataclasses.replace(self.problem, path_decay=path_decay), self.oracle)
-        other._oracle_state, other._witnesses = self._oracle_state, list(self._witnesses)
+        other._oracle_state, other.atoms = self._oracle_state, self.atoms.copy()
+        other.points = self.points.copy()
         if self.best.dual_point is not None:
             rescaled = other.problem.scaled_bound(self.best.dual_point, self.best.dual_norm_upper)
             other.offer(rescaled, {**self._evidence, "dual_point_from": "another path decay"})
@@ -113,10 +121,8 @@ class DualSolver:
         if not (math.isfinite(primal.value) and data_are_finite):
             return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
         self.prepare()
-        run = _Run(self, primal, rtol, deadline)
-        run.try_candidate(self.problem.dual_candidate(primal.outputs), "residual")
-        if not (run.is_done() or run.is_solved()):
-            run.generate_columns(weights, max_rounds)
+        run = SolverRun(self, primal, rtol, deadline)
+        run.execute(weights, max_rounds)
         status = CertificateStatus.CERTIFIED if run.is_certified() else run.open_status()
         return self._certificate(primal, rtol, status, run.stats, run.improving_branches())
 
@@ -133,7 +139,7 @@ class DualSolver:
         primal = self.problem.primal(weights)
         if not math.isfinite(primal.value):
             return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
-        run = _Run(self, primal, rtol, Deadline(0.0))
+        run = SolverRun(self, primal, rtol, Deadline(0.0))
         run.check_sound()
         status = CertificateStatus.CERTIFIED if run.is_certified() else CertificateStatus.GAP_OPEN
         return self._certificate(primal, rtol, status, {"attainable_objective": self.attainable}, ())
@@ -141,7 +147,7 @@ class DualSolver:
     def bound_dual_norm(self, candidate: Tensor, request: BoundRequest) -> DualNormBound:
         """Ask the oracle, and remember its witnesses."""
         found = self.oracle.bound(self._oracle_state, candidate, request)
-        self._witnesses = (self._witnesses + list(found.witnesses))[-_MAX_WITNESSES:]
+        self.atoms.add(found.witnesses)
         return found
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:
@@ -163,7 +169,9 @@ class DualSolver:
             "dual_norm_upper": self.best.dual_norm_upper,
             "dual_point": self.best.dual_point,
             "evidence": dict(self._evidence),
-            "witnesses": [(list(w.weights), w.value, -1 if w.gate_index is None else w.gate_index) for w in self._witnesses],
+            "joint_dual_is_spent": self.joint.is_spent,
+            "points": self.points.state(),
+            "witnesses": self.atoms.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,10 +180,9 @@ class DualSolver:
         self.best = DualBound(value=state["dual_bound"], dual_point=point, dual_norm_upper=state["dual_norm_upper"])
         self.attainable = float(state["attainable"])
         self._evidence = dict(state["evidence"])
-        self._witnesses = [
-            Witness(weights=tuple(weights), value=value, gate_index=None if gate < 0 else gate)
-            for weights, value, gate in state["witnesses"]
-        ]
+        self.atoms = AtomStore.from_state(state["witnesses"])
+        self.points = ProvenPoints.from_state(state.get("points", []))
+        self.joint.is_spent = self.joint.is_spent or bool(state.get("joint_dual_is_spent", False))
 
     def _certificate(
         self,
@@ -202,144 +209,3 @@ class DualSolver:
             evidence={} if failed else evidence,
             stats=stats,
         )
-
-
-class _Run:
-    """One step of a solver: what this network's certificate still lacks."""
-
-    def __init__(self, solver: DualSolver, primal: PrimalValue, rtol: float, deadline: Deadline) -> None:
-        self.solver, self.problem = solver, solver.problem
-        self.primal, self.rtol, self.deadline = primal, rtol, deadline
-        self.last = DualNormBound(upper=0.0)
-        self.rounds = 0
-        self.source = "earlier"
-        self.residual_witnesses: tuple[Witness, ...] = ()
-        solver.attainable = min(solver.attainable, primal.value)
-        self.failure = ""
-
-    @property
-    def stats(self) -> dict[str, float | str]:
-        """What ran, for the certificate."""
-        stats = {**self.last.stats, "dual_norm_upper": self.last.upper, "dual_norm_lower": self.last.lower}
-        stats["attainable_objective"] = self.solver.attainable
-        stats |= {"rounds": float(self.rounds), "bound_from": self.source, "seconds": self.deadline.elapsed}
-        if not self.is_certified():
-            stats["reason"] = self.reason()
-        return stats | ({"solver_failure": self.failure} if self.failure else {})
-
-    def relative_gap(self, bound: float) -> float:
-        """Gap that a dual bound of this value would leave."""
-        gap = self.primal.value - bound
-        scale = self.solver.scale(self.primal.value, bound)
-        return 0.0 if gap <= SMALLEST_GAP else gap / scale if scale > 0 else math.inf
-
-    def is_certified(self) -> bool:
-        """Whether the best bound is close enough."""
-        return math.isfinite(self.solver.best.value) and self.relative_gap(self.solver.best.value) <= self.rtol
-
-    def is_done(self) -> bool:
-        """Whether there is nothing left to do, or no time."""
-        return self.is_certified() or self.deadline.expired
-
-    def is_solved(self) -> bool:
-        """Whether column generation can add nothing: no oracle, or a network is known that nearly meets the bound."""
-        attainable, bound = self.solver.attainable, self.solver.best.value
-        known = attainable - bound <= 0.2 * self.rtol * self.solver.scale(attainable, bound)
-        return math.isinf(self.last.upper) or known
-
-    def reason(self) -> str:
-        """What keeps the gap open: the network, or the proof, whichever is farther from the other."""
-        best, attainable = self.solver.best.value, self.solver.attainable
-        scale = max(self.solver.scale(self.primal.value, best), SMALLEST_GAP)
-        excess, unproven = (self.primal.value - attainable) / scale, (attainable - best) / scale
-        if excess >= unproven:
-            better = f"a network with objective {attainable:.6g} exists, {100 * excess:.2g} % lower"
-            return f"open because {better}: train longer or add `improving_branches`"
-        looseness = self.last.upper / max(self.last.lower, self.problem.dual_norm_limit) - 1.0
-        limited_by = self.last.stats.get("limited_by", "the time for column generation" if self.deadline.expired else "rtol")
-        name = self.last.stats.get("oracle", type(self.solver.oracle).__name__)
-        return f"open because {name} knows the dual norm to {100 * looseness:.2g} % only, limited by {limited_by}"
-
-    def open_status(self) -> CertificateStatus:
-        """Why the gap is open."""
-        return CertificateStatus.BUDGET_EXHAUSTED if self.deadline.expired else CertificateStatus.GAP_OPEN
-
-    def improving_branches(self) -> tuple[Witness, ...]:
-        """Branches whose addition lowers the objective: they violate the constraint at the network's own residual."""
-        limit = self.problem.dual_norm_limit * (1.0 + 1e-9)
-        return tuple(w for w in self.residual_witnesses if w.value > limit)
-
-    def try_candidate(self, candidate: Tensor, source: str) -> None:
-        """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves."""
-        # With the dual solved already only the branches that violate it are wanted.
-        fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
-        known = math.inf
-        floor = self._sufficient_norm(candidate)
-        for rtol in (max(fine, 2e-2), fine):
-            # The coarse answer must leave time for column generation.
-            deadline = self.deadline if rtol == fine else self.deadline.fraction(0.4)
-            request = BoundRequest(rtol=rtol, floor=floor, known_upper=known, deadline=deadline)
-            self.last = self.solver.bound_dual_norm(candidate, request)
-            if source == "residual":
-                self.residual_witnesses = self.last.witnesses
-            known = min(known, self.last.upper)
-            proven = self.problem.scaled_bound(candidate, max(known, 1e-300))
-            if self.solver.offer(proven, {"dual_point_from": source, "oracle": self.last.stats.get("oracle", "")}):
-                self.source = source
-            self.check_sound()
-            if self.is_done() or rtol == fine or not self._would_pay(candidate, proven.value):
-                break
-
-    def _sufficient_norm(self, candidate: Tensor) -> float:
-        """A bound on the dual norm that would certify the network: an oracle need not prove less (used for effort only)."""
-        limit = self.problem.dual_norm_limit
-        too_large, enough = 8.0 * limit, limit
-        for _ in range(20):
-            middle = 0.5 * (too_large + enough)
-            scale = self.problem.loss.best_scale(candidate, limit / middle)
-            if self.relative_gap(self.problem.loss.dual_objective(scale * candidate)) <= 0.98 * self.rtol:
-                enough = middle
-            else:
-                too_large = middle
-        return enough
-
-    def _would_pay(self, candidate: Tensor, proven: float) -> bool:
-        """Whether knowing the dual norm exactly would close a good part of the gap (an estimate, used for effort only)."""
-        attained = max(self.last.lower, self.problem.dual_norm_limit)
-        scale = self.problem.loss.best_scale(candidate, self.problem.dual_norm_limit / attained)
-        hoped = self.problem.loss.dual_objective(scale * candidate)
-        return self.relative_gap(hoped) <= max(self.rtol, 0.7 * self.relative_gap(proven))
-
-    def check_sound(self) -> None:
-        """A bound above an attained value is a bug in the bound: withdraw it and say so."""
-        best = self.solver.best.value
-        attained = min(self.primal.value, self.problem.null_value())
-        if best > attained:
-            self.solver.best = DualBound.vacuous()
-            raise SoundnessError(
-                f"The dual bound {best!r} came out above an attained objective {attained!r}: a bug in the bound, which has "
-                "been withdrawn. Please report it with the data.",
-                primal_value=attained,
-                dual_bound=best,
-            )
-
-    def generate_columns(self, weights: ParallelWeights, max_rounds: int) -> None:
-        """Solve the dual over a growing set of branches until certified, out of time or stuck."""
-        atoms = AtomSet.of_network(self.problem, weights)
-        atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.solver._witnesses))
-        stuck = 0
-        while atoms.features.shape[1] and not (self.is_done() or self.is_solved()) and self.rounds < max_rounds and stuck < 3:
-            self.rounds += 1
-            known = len(self.solver._witnesses)
-            try:
-                solution = solve_restricted_dual(
-                    self.problem, atoms, rtol=0.1 * self.rtol, deadline=self.deadline.fraction(0.5)
-                )
-            except SolverError as error:
-                self.failure = f"{error} ({error.solver}: {error.solver_status})"
-                return
-            self.solver.attainable = min(self.solver.attainable, solution.objective)
-            before = self.relative_gap(self.solver.best.value)
-            self.try_candidate(solution.candidate, "restricted dual")
-            stuck = stuck + 1 if self.relative_gap(self.solver.best.value) > 0.98 * before else 0
-            atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.solver._witnesses[known:]))

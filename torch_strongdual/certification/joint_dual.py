@@ -14,9 +14,86 @@ from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss
 
-__all__ = ["joint_dual_point"]
+__all__ = ["JointDual", "joint_dual_point"]
 
 _CHECK = 20  # iterations between two looks at progress
+_MAX_ROWS = 500  # an iteration takes two eigendecompositions of their number
+
+
+class JointDual:
+    r"""Iterations for the largest :math:`D(\Lambda)` whose doubly nonnegative bounds are at most a multiple of ``path_decay``.
+
+    The point belongs to the problem, not to a network: it is computed once, can be gone on with later, and be moved to a
+    larger multiple when an oracle turns out to prove more than the plain relaxation does.
+
+    Args:
+        problem: One that :meth:`supports` accepts.
+        device: Where the iterations run.
+
+    Raises:
+        ValueError: If it does not.
+    """
+
+    def __init__(self, problem: TrainingProblem, *, device: torch.device | str = "cpu") -> None:
+        slope = _slope(problem)
+        loss, spec = problem.loss, problem.spec
+        if slope is None or not isinstance(loss, HuberFamilyLoss):
+            raise ValueError("JointDual does not support this problem")
+        self._problem, self._loss = problem, loss
+        rows = RowSpace.of(spec.branch_inputs(problem.inputs).numpy()).rows
+        lengths = np.linalg.norm(rows, axis=1)
+        self._kept = lengths > 1e-100 * max(float(np.max(lengths, initial=0.0)), 1e-200)
+        self._targets = (loss.targets - problem.null_outputs() if spec.output_bias else loss.targets)[:, 0].numpy()
+        kept = self._kept
+        units = float(np.mean(lengths[kept])) if kept.any() else 0.0, float(np.linalg.norm(self._targets))
+        self._curvature = 1.0 / (loss.normalizer * loss.width)
+        self._scale = self._curvature * units[1]  # of the dual point
+        self._path_decay = math.nan
+        self._splitting: JointSplitting | None = None
+        self.is_settled = True
+        if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, self._scale, self._scale * units[0]))):
+            return
+        self._path_decay = problem.dual_norm_limit / (self._scale * units[0])
+        self.is_settled = False
+        self._splitting = JointSplitting(
+            rows[kept] / lengths[kept, None],
+            lengths[kept] / units[0],
+            self._targets[kept] / units[1],
+            slope=slope,
+            path_decay=self._path_decay,
+            slope_bound=loss.slope_bound / loss.normalizer / self._scale,
+            has_bias=spec.output_bias,
+            device=torch.device(device),
+        )
+
+    @staticmethod
+    def supports(problem: TrainingProblem, *, max_rows: int = _MAX_ROWS) -> bool:
+        """One output, squared or Huber loss, one ReLU or leaky ReLU without gates, not too many samples."""
+        return _slope(problem) is not None and problem.loss.num_samples <= max_rows
+
+    def relax(self, factor: float) -> None:
+        """Let the relaxed dual norm be ``factor`` times ``path_decay``; the iterations go on from where they are."""
+        if self._splitting is not None:
+            self._splitting.path_decay = factor * self._path_decay
+            self.is_settled = False
+
+    def run(self, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000) -> Tensor | None:
+        """Iterate until the point changes by less than ``rtol``, relatively, in twenty iterations; return it.
+
+        Returns:
+            A point in the dual domain, balanced if the output has a bias, shape ``(num_samples, 1)``; ``None`` if numbers are
+            not finite.
+        """
+        if self._splitting is None:
+            return None
+        self.is_settled = self.is_settled or _run(self._splitting, rtol=rtol, max_iterations=max_iterations, deadline=deadline)
+        bound = self._loss.slope_bound / self._loss.normalizer
+        point = np.clip(self._curvature * self._targets, -bound, bound)
+        point[self._kept] = self._scale * self._splitting.dual_point.cpu().numpy()
+        candidate = torch.from_numpy(point)[:, None]
+        if not bool(torch.isfinite(candidate).all()):
+            return None
+        return self._loss.balanced(candidate) if self._problem.spec.output_bias else candidate
 
 
 def joint_dual_point(
@@ -25,7 +102,7 @@ def joint_dual_point(
     deadline: Deadline,
     rtol: float = 1e-3,
     max_iterations: int = 2000,
-    max_rows: int = 500,
+    max_rows: int = _MAX_ROWS,
     device: torch.device | str = "cpu",
 ) -> Tensor | None:  # shape: (num_samples, 1)
     r"""Approximate maximiser of :math:`D(\Lambda)` where doubly nonnegative bounds of both signs are at most ``path_decay``.
@@ -54,53 +131,36 @@ def joint_dual_point(
         >>> joint_dual_point(problem, deadline=Deadline(5.0)).norm().round(decimals=2).item()
         1.0
     """
+    if not JointDual.supports(problem, max_rows=max_rows):
+        return None
+    return JointDual(problem, device=device).run(deadline=deadline, rtol=rtol, max_iterations=max_iterations)
+
+
+def _slope(problem: TrainingProblem) -> float | None:
+    """The negative slope of the one activation; ``None`` if the problem is not of the kind."""
     loss, spec = problem.loss, problem.spec
     slopes = [a.negative_slope for a in spec.activations if not a.is_identity]
     if not isinstance(loss, HuberFamilyLoss) or loss.width == 0.0 or loss.num_outputs != 1:
         return None
-    if spec.is_gated or spec.patch_map is not None or len(slopes) != 1 or slopes[0] < 0.0 or loss.num_samples > max_rows:
+    if spec.is_gated or spec.patch_map is not None or len(slopes) != 1 or slopes[0] < 0.0:
         return None
-    rows = RowSpace.of(spec.branch_inputs(problem.inputs).numpy()).rows
-    lengths = np.linalg.norm(rows, axis=1)
-    kept = lengths > 1e-100 * max(float(np.max(lengths, initial=0.0)), 1e-200)
-    targets = (loss.targets - problem.null_outputs() if spec.output_bias else loss.targets)[:, 0].numpy()
-    units = float(np.mean(lengths[kept])) if kept.any() else 0.0, float(np.linalg.norm(targets))
-    curvature = 1.0 / (loss.normalizer * loss.width)
-    scale = curvature * units[1]  # of the dual point
-    if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, scale, scale * units[0]))):
-        return None
-    splitting = JointSplitting(
-        rows[kept] / lengths[kept, None],
-        lengths[kept] / units[0],
-        targets[kept] / units[1],
-        slope=slopes[0],
-        path_decay=problem.dual_norm_limit / (scale * units[0]),
-        slope_bound=loss.slope_bound / loss.normalizer / scale,
-        has_bias=spec.output_bias,
-        device=torch.device(device),
-    )
-    _run(splitting, rtol=rtol, max_iterations=max_iterations, deadline=deadline)
-    point = np.clip(curvature * targets, -loss.slope_bound / loss.normalizer, loss.slope_bound / loss.normalizer)
-    point[kept] = scale * splitting.dual_point.cpu().numpy()
-    candidate = torch.from_numpy(point)[:, None]
-    if not bool(torch.isfinite(candidate).all()):
-        return None
-    return loss.balanced(candidate) if spec.output_bias else candidate
+    return slopes[0]
 
 
-def _run(splitting: JointSplitting, *, rtol: float, max_iterations: int, deadline: Deadline) -> None:
-    """Iterate until the dual point settles."""
+def _run(splitting: JointSplitting, *, rtol: float, max_iterations: int, deadline: Deadline) -> bool:
+    """Iterate until the dual point settles; return whether it did, or can get no further."""
     before = splitting.dual_point
     for iteration in range(1, max_iterations + 1):
         if deadline.expired:
-            return
+            return False
         try:
             splitting.step()
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return
+            return True
         if iteration % _CHECK == 0:
             moved = float(torch.linalg.norm(splitting.dual_point - before))
             if moved <= rtol * float(torch.linalg.norm(splitting.dual_point)):
-                return
+                return True
             before = splitting.dual_point
             splitting.balance()
+    return True

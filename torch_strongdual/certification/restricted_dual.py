@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +44,12 @@ class AtomSet:
     Args:
         features: Shape ``(num_samples, num_atoms)``, no zero columns.
         coefficients: Shape ``(num_atoms, out_features)``.
+        owners: The witness that each atom is, ``None`` for a unit of a network.
     """
 
     features: Tensor
     coefficients: Tensor
+    owners: tuple[Witness | None, ...]
 
     @classmethod
     def of_network(cls, problem: TrainingProblem, weights: ParallelWeights) -> AtomSet:
@@ -62,10 +65,11 @@ class AtomSet:
             features, norms, last = _along_directions(features, norms, last, problem.spec.patch_map.num_locations)
         live = (norms > 0) & (torch.linalg.vector_norm(last, dim=2) > 0)
         columns = features.permute(0, 2, 1)[live] / norms[live][:, None]
-        return cls(features=columns.T, coefficients=last[live] * norms[live][:, None])._without_zeros()
+        coefficients = last[live] * norms[live][:, None]
+        return cls(features=columns.T, coefficients=coefficients, owners=(None,) * len(columns))._without_zeros()
 
     @classmethod
-    def of_witnesses(cls, problem: TrainingProblem, witnesses: list[Witness]) -> AtomSet:
+    def of_witnesses(cls, problem: TrainingProblem, witnesses: Sequence[Witness]) -> AtomSet:
         """Features of the witnesses, with zero coefficients."""
         masks = problem.spec.gate_masks(problem.inputs)
         columns = []
@@ -77,21 +81,30 @@ class AtomSet:
             columns.append(features @ _direction(witness.weights[-1]))
         none = torch.zeros(len(problem.inputs), 0, dtype=torch.float64)
         features = torch.stack(columns, dim=1) if columns else none
-        return cls(
-            features=features, coefficients=features.new_zeros(features.shape[1], problem.spec.out_features)
-        )._without_zeros()
+        coefficients = features.new_zeros(features.shape[1], problem.spec.out_features)
+        return cls(features=features, coefficients=coefficients, owners=tuple(witnesses))._without_zeros()
 
     def joined(self, other: AtomSet) -> AtomSet:
         """Both sets."""
         return AtomSet(
             features=torch.cat([self.features, other.features], dim=1),
             coefficients=torch.cat([self.coefficients, other.coefficients]),
+            owners=self.owners + other.owners,
         )
+
+    def in_use(self, problem: TrainingProblem, solution: RestrictedSolution) -> list[Witness]:
+        """Witnesses of weight in a solution over these atoms; where it gives no weights, those whose constraint is tight."""
+        if solution.magnitudes is not None:
+            used = solution.magnitudes > 0
+        else:
+            used = torch.linalg.vector_norm(self.features.T @ solution.candidate, dim=1) >= 0.999 * problem.dual_norm_limit
+        return [owner for owner, is_used in zip(self.owners, used.tolist(), strict=True) if is_used and owner is not None]
 
     def _without_zeros(self) -> AtomSet:
         size = torch.linalg.vector_norm(self.features, dim=0)
         kept = torch.isfinite(size) & (size > 1e-12 * size.max().clamp(min=1e-300)) if len(size) else size.bool()
-        return AtomSet(features=self.features[:, kept], coefficients=self.coefficients[kept])
+        owners = tuple(owner for owner, is_kept in zip(self.owners, kept.tolist(), strict=True) if is_kept)
+        return AtomSet(features=self.features[:, kept], coefficients=self.coefficients[kept], owners=owners)
 
 
 def _along_directions(

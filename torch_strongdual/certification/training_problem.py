@@ -158,7 +158,7 @@ class TrainingProblem:
         limit = self.dual_norm_limit
         largest = limit / dual_norm * (1.0 - 4 * _UNIT) if dual_norm > 0.0 else math.inf
         scale = self.loss.best_scale(candidate, largest)
-        feature_norms = self._feature_norms()
+        feature_norms = self.feature_norms()
         for _ in range(8):
             point = scale * candidate
             # fl(s R) differs from s R by half an ulp an entry: its dual norm moves by at most u sum_i |Lam_i| |phi_i|.
@@ -174,7 +174,7 @@ class TrainingProblem:
             scale *= limit / total * (1.0 - 16 * _UNIT)
         return DualBound.vacuous()
 
-    def _feature_norms(self) -> Tensor:  # shape: (num_samples,)
+    def feature_norms(self) -> Tensor:  # shape: (num_samples,)
         """Bounds on the norm of a unit branch's features on each sample: activations never enlarge by more than their slope."""
         steepness = math.prod(max(1.0, abs(slope)) for slope in self.spec.negative_slopes)
         if self.spec.patch_map is not None:

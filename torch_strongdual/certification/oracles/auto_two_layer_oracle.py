@@ -29,6 +29,7 @@ FloatArray = NDArray[np.float64]
 _EASY_RANK = 7  # box branch and bound answers in about a second
 _HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
+_SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
 
 
 @final
@@ -36,8 +37,8 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     """Closed form at rank 1, sweep at rank 2, boxes at small rank; above, ever tighter methods until the request is met.
 
     These are the quadratic relaxation, for more than a few hundred samples the polynomial one, then boxes up to rank ten
-    (fourteen for many samples), then, for a few hundred samples, the doubly nonnegative relaxation. Says what gave the bound
-    in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
+    (fourteen for many samples, eight for up to two hundred), then, for a few hundred samples, the doubly nonnegative
+    relaxation. Says what gave the bound in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
 
     Args:
         boxes: The branch and bound to use, for one with a progress callback or a cell budget, or a
@@ -90,7 +91,9 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def _refinements(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
         """What may beat the quadratic relaxation, in the order to try."""
         small = self._relaxation.limits(problem.rank, problem.num_rows, problem.num_outputs) is None
-        boxes_pay = problem.rank <= (_HARD_RANK if small else _HOPELESS_RANK) and problem.rank <= self._boxes.max_rank
+        split_pays = small and problem.rank >= _SPLIT_RANK and problem.num_rows <= _SPLIT_ROWS and problem.num_outputs == 1
+        max_rank = min(_HARD_RANK if small else _HOPELESS_RANK, self._boxes.max_rank)
+        boxes_pay = not split_pays and problem.rank <= max_rank
         many = not small and PolynomialSandwich().limits(problem.rank, problem.num_rows, problem.num_outputs) is None
         return [
             *([PolynomialSandwich()] if many else []),

@@ -63,7 +63,7 @@ class JointSplitting:
         self._active, self._inactive, self._first = lift.active, lift.inactive, 1 + lift.rank
         self._face, self._cone = SemidefiniteFace(lift, device=device), ProductCone(lift, is_normalised=False)
         self._norms, self._targets = torch.from_numpy(norms).to(device), torch.from_numpy(targets).to(device)
-        self._slope, self._path_decay, self._slope_bound, self._has_bias = slope, path_decay, slope_bound, has_bias
+        self._slope, self.path_decay, self._slope_bound, self._has_bias = slope, path_decay, slope_bound, has_bias
         zero = torch.zeros(lift.length, lift.length, dtype=torch.float64, device=device)
         self._sides = [_Side(moments=zero, prices=zero, relaxed=zero) for _ in range(2)]
         self._bias, self._penalty = 0.0, 0.3
@@ -78,7 +78,7 @@ class JointSplitting:
             face = self._face.project(side.moments - side.prices / self._penalty)
             side.relaxed = _RELAXATION * face + (1.0 - _RELAXATION) * side.moments
             target = side.relaxed + side.prices / self._penalty
-            target[0, 0] -= self._path_decay / self._penalty
+            target[0, 0] -= self.path_decay / self._penalty
             faces.append(face)
             targets.append(target)
         self.dual_point = self._coupled_point(targets)
