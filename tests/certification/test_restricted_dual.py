@@ -113,7 +113,11 @@ def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> N
 
 def test_larger_problems_are_left_to_first_order_steps() -> None:
     problem, atoms = pose(nn.MSELoss())
-    many = AtomSet(features=atoms.features.repeat(1, 80), coefficients=atoms.coefficients.repeat(80, 1) / 80)
+    many = AtomSet(
+        features=atoms.features.repeat(1, 80),
+        coefficients=atoms.coefficients.repeat(80, 1) / 80,
+        owners=80 * atoms.owners,
+    )
     solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=RestrictedPrograms())
     assert solution.solver == "group lasso"
     assert solution.objective == pytest.approx(reference(problem, atoms.features, "squared"), rel=1e-6)
@@ -121,7 +125,11 @@ def test_larger_problems_are_left_to_first_order_steps() -> None:
 
 def test_a_large_absolute_loss_is_solved_once_by_cvxpy() -> None:
     problem, atoms = pose(nn.L1Loss())
-    many = AtomSet(features=atoms.features.repeat(1, 80), coefficients=atoms.coefficients.repeat(80, 1) / 80)
+    many = AtomSet(
+        features=atoms.features.repeat(1, 80),
+        coefficients=atoms.coefficients.repeat(80, 1) / 80,
+        owners=80 * atoms.owners,
+    )
     programs = RestrictedPrograms()
     solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=programs)
     assert (solution.solver, programs.num_canonicalised) == ("cone program", 0)
