@@ -55,3 +55,14 @@ def test_state_round_trip_and_states_of_older_versions() -> None:
     assert restored.state() == store.state()
     older = AtomStore.from_state([entry[:3] for entry in store.state()])
     assert [w.value for w in older.witnesses] == [0.0, 1.0]
+
+
+def test_a_copy_holds_the_same_witnesses_but_ages_on_its_own() -> None:
+    store = AtomStore()
+    store.add([witness(0), witness(1)])
+    other = store.copy()
+    assert all(one is same for one, same in zip(store.witnesses, other.witnesses, strict=True))
+    for _ in range(4):
+        other.age([])
+    assert other.witnesses == ()
+    assert len(store.witnesses) == 2

@@ -63,8 +63,10 @@ class AtomStore:
         self._atoms = {key: atom for key, atom in self._atoms.items() if atom.idle < _PATIENCE}
 
     def copy(self) -> AtomStore:
-        """The same atoms, independent from now on."""
-        return AtomStore.from_state(self.state())
+        """The same witnesses, which are known by identity, with ages of their own from now on."""
+        other = AtomStore()
+        other._atoms = {key: _Atom(atom.witness, atom.idle) for key, atom in self._atoms.items()}
+        return other
 
     def state(self) -> list[tuple[list[Tensor], float, int, int]]:
         """Weights, value, gate and idle calls of each atom."""
