@@ -27,11 +27,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks._cpu_deadline import CpuDeadline
 from benchmarks._dual_norm_instances import Instance, ReachCase, gaussian_instance, reach_cases
 from benchmarks._dual_norm_report import CompareRow, ReachRow, write_report
 from benchmarks._dual_norm_rivals import RivalResult, ascended, enumerated, num_cells, solved_by_scip
 from benchmarks._suite import RESULTS, Benchmark
-from torch_strongdual.certification import Deadline, DualNormBound
+from torch_strongdual.certification import DualNormBound
 from torch_strongdual.certification.oracles import (
     AbstractTwoLayerOracle,
     AutoTwoLayerOracle,
@@ -138,32 +139,6 @@ class _Timed:
         return int(cells) if isinstance(cells, float) else 0
 
 
-class _CpuDeadline(Deadline):
-    """Counts the CPU time of this process, so that limits mean the same on a busy machine."""
-
-    __slots__ = ("_last", "_seconds")
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-        self._last = time.process_time() + seconds
-
-    @property
-    def remaining(self) -> float:
-        return max(0.0, self._last - time.process_time())
-
-    @property
-    def elapsed(self) -> float:
-        return time.process_time() - self._last + self._seconds
-
-    @property
-    def expired(self) -> bool:
-        return time.process_time() >= self._last
-
-    def fraction(self, share: float) -> Deadline:
-        return _CpuDeadline(self.remaining * share)
-
-
 class _Stopwatch(AbstractTwoLayerOracle):
     """Another oracle, with the CPU time of its searches taken."""
 
@@ -190,7 +165,7 @@ def _ours(instance: Instance, rtol: float, seconds: float, *, boxes_only: bool) 
     oracle = _Stopwatch(boxes if boxes_only else AutoTwoLayerOracle(boxes=boxes))
     begin = time.process_time()
     state = oracle.init(_spec(instance), instance.inputs)
-    found = oracle.bound(state, instance.dual_point, BoundRequest(rtol=rtol, deadline=_CpuDeadline(seconds)))
+    found = oracle.bound(state, instance.dual_point, BoundRequest(rtol=rtol, deadline=CpuDeadline(seconds)))
     return _Timed(bound=found, seconds=time.process_time() - begin, search_seconds=oracle.seconds)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from torch_strongdual.certification._cell_refit import has_cells, refitted_in_cells
 from torch_strongdual.certification._growth import grown, random_branches
 from torch_strongdual.certification._local_descent import descend
 from torch_strongdual.certification._refit import has_kinks, merged, refitted
@@ -16,6 +17,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.certification.dual_solver import DualSolver
 from torch_strongdual.certification.optimization_result import OptimizationRecord, OptimizationStop
+from torch_strongdual.certification.oracles import BoundRequest, LocalSearch
 from torch_strongdual.errors import SolverError
 from torch_strongdual.losses import AbstractDualLoss, HuberFamilyLoss
 
@@ -27,6 +29,7 @@ _FIRST_ITERATIONS, _MOST_ITERATIONS = 100, 1500
 _COLUMN_ROUNDS = 4
 _MAX_STALLS = 3
 _POOL = 200
+_SCOUTING_ROUNDS = 40
 
 
 class TrainingLoop:
@@ -58,6 +61,8 @@ class TrainingLoop:
         self.best, self.objective = start, self._objective_of(start)
         self.history: list[OptimizationRecord] = []
         self._report = report
+        self._scout = LocalSearch()
+        self._scout_state = self._scout.init(self.problem.spec, self.problem.inputs) if has_cells(self.problem) else None
         self._generator = torch.Generator().manual_seed(seed)
         self._note("start")
 
@@ -72,7 +77,7 @@ class TrainingLoop:
 
     def _run(self) -> OptimizationStop:
         self.solver.prepare()
-        self._offer(self.best.kept(torch.zeros(self.best.number, dtype=torch.bool)), "start")
+        self._offer(self._no_branches(), "start")
         self._seed_branches()
         stalls, max_rounds, effort = 0, 0, 1
         while True:
@@ -119,6 +124,8 @@ class TrainingLoop:
 
     def _improve(self, effort: int) -> None:
         """Alternate descent and refit while that pays; with more effort, descend longer and to a finer tolerance."""
+        if self._scout_state is not None and self._improve_in_cells():
+            return
         max_iterations = min(_FIRST_ITERATIONS * 2**effort, _MOST_ITERATIONS)
         for _ in range(4):
             before = self.objective
@@ -126,6 +133,41 @@ class TrainingLoop:
             self._refit(self.best)
             if self.deadline.expired or before - self.objective <= 0.05 * self.rtol * abs(before):
                 return
+
+    def _improve_in_cells(self) -> bool:
+        """Refit first layers within their activation patterns, and look for better patterns by local ascent, while that pays.
+
+        Returns whether it did: not where there are too many branches, or the directions of several outputs lag behind.
+        """
+        is_fine = self._refit_in_cells(self._no_branches())
+        for _ in range(_SCOUTING_ROUNDS):
+            before = self.objective
+            candidates = self._scouted()
+            if candidates.number == 0 or self.deadline.expired:
+                break
+            is_fine |= self._refit_in_cells(candidates)
+            if before - self.objective <= 0.01 * self.rtol * abs(before):
+                break
+        return is_fine
+
+    def _scouted(self) -> WorkingBranches:
+        """Branches that violate the dual constraint at the residual by more than the tolerance, found without any proof."""
+        residual = self.problem.dual_candidate(self.best.outputs(self.problem))
+        request = BoundRequest(rtol=self.rtol, deadline=self.deadline.fraction(0.2))
+        limit = self.problem.dual_norm_limit * (1.0 + 0.1 * self.rtol)
+        found = self._scout.bound(self._scout_state, residual, request)
+        return WorkingBranches.of_witnesses(self.problem, [w for w in found.witnesses if w.value > limit])
+
+    def _refit_in_cells(self, candidates: WorkingBranches) -> bool:
+        before = self.objective
+        found = refitted_in_cells(
+            self.problem, self.best, candidates, rtol=0.01 * self.rtol, deadline=self.deadline.fraction(0.3)
+        )
+        self._offer(found, "refit")
+        return self.objective < before
+
+    def _no_branches(self) -> WorkingBranches:
+        return self.best.kept(torch.zeros(self.best.number, dtype=torch.bool))
 
     def _descend(self, max_iterations: int, rtol: float) -> None:
         deadline = self.deadline.fraction(0.3)
@@ -166,6 +208,8 @@ class TrainingLoop:
     def _grow(self, witnesses: list[Witness]) -> None:
         """Add what violates the residual by line searches; then refit over all that was found."""
         candidates = WorkingBranches.of_witnesses(self.problem, witnesses)
+        if self._scout_state is not None and candidates.number and self._refit_in_cells(candidates):
+            return
         self._offer(grown(self.problem, self.best, candidates, one_by_one=True), "growth")
         self._refit(self.best.joined(candidates.scaled(torch.zeros(candidates.number, dtype=torch.float64))))
 
