@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks._facts import fact_lines, json_safe, machine_facts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks._facts import fact_lines, json_safe, machine_facts
 from benchmarks._race_goals import GoalRow
 from benchmarks._race_trace import Point
 

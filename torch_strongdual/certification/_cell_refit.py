@@ -8,6 +8,7 @@ convex, and a cone program, solved by an interior point method to many digits, i
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +58,10 @@ def refitted_in_cells(
     cells = _Cells.of(problem, branches, extra)
     if cells.number == 0 or cells.firsts.size > _MAX_NUMBERS:
         return branches
+    # Of a quadratic loss the first program knows all of it; otherwise patterns it leaves unused may be needed later.
+    offered = branches.kept(slice(0)) if _is_quadratic(problem) else branches.joined(extra)
     best, value = branches, branches.objective(problem)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS if _is_quadratic(problem) else 3 * _NEWTON_STEPS):
         if deadline.expired:
             break
         moved = cells.moved(problem)
@@ -70,8 +73,12 @@ def refitted_in_cells(
             best, value = moved, reached
         if gained <= rtol * abs(value):
             break
-        cells = _Cells.of(problem, moved, moved.kept(slice(0)))
+        cells = _Cells.of(problem, moved, offered)
     return best
+
+
+def _is_quadratic(problem: TrainingProblem) -> bool:
+    return isinstance(problem.loss, HuberFamilyLoss) and math.isinf(problem.loss.slope_bound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -198,8 +205,14 @@ def _patterns(rows: FloatArray, points: FloatArray, slopes: FloatArray) -> BoolA
 
 
 def _curvature(problem: TrainingProblem, outputs: torch.Tensor) -> FloatArray:
-    """Second derivatives of the loss, one an output, by differences of the residual; exact for the squared loss."""
-    step = 1e-4 * float(problem.loss.targets.abs().max().clamp(min=1e-3))
-    change = problem.loss.residual(outputs - step) - problem.loss.residual(outputs + step)
-    curvature: FloatArray = np.maximum(change.numpy() / (2.0 * step), 0.0)
-    return np.maximum(curvature, 1e-3 * curvature.max())  # a piecewise linear loss has none in places
+    """Of a quadratic model of the loss, one number an output: exact for the squared loss, above the loss for Huber losses."""
+    loss = problem.loss
+    if isinstance(loss, HuberFamilyLoss):
+        error = loss.targets - outputs
+        far = torch.where(error == 0.0, 1.0, error.abs())
+        secant = torch.where(error == 0.0, 1.0 / (loss.normalizer * loss.width), loss.residual(outputs).abs() / far)
+        return np.asarray(secant.numpy(), dtype=np.float64)
+    step = 1e-4
+    change = (loss.residual(outputs - step) - loss.residual(outputs + step)).numpy()
+    curvature: FloatArray = np.maximum(change / (2.0 * step), 0.0)
+    return np.maximum(curvature, 1e-3 * curvature.max())  # far outputs of a logistic loss have next to none

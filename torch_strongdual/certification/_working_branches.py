@@ -113,8 +113,8 @@ class WorkingBranches:
         gates = None if self.gates is None or other.gates is None else torch.cat([self.gates, other.gates])
         return WorkingBranches(weights=weights, gates=gates, output_bias=self.output_bias)
 
-    def kept(self, which: Tensor) -> WorkingBranches:
-        """Those that an index or mask picks."""
+    def kept(self, which: Tensor | slice) -> WorkingBranches:
+        """Those that an index, mask or slice picks."""
         gates = None if self.gates is None else self.gates[which]
         return WorkingBranches(
             weights=tuple(weight[which] for weight in self.weights), gates=gates, output_bias=self.output_bias
