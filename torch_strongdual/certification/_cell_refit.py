@@ -214,5 +214,6 @@ def _curvature(problem: TrainingProblem, outputs: torch.Tensor) -> FloatArray:
         return np.asarray(secant.numpy(), dtype=np.float64)
     step = 1e-4
     change = (loss.residual(outputs - step) - loss.residual(outputs + step)).numpy()
-    curvature: FloatArray = np.maximum(change / (2.0 * step), 0.0)
-    return np.maximum(curvature, 1e-3 * curvature.max())  # far outputs of a logistic loss have next to none
+    curvature = np.maximum(change / (2.0 * step), 0.0)
+    raised: FloatArray = np.maximum(curvature, 1e-3 * curvature.max())  # far outputs of a logistic loss have next to none
+    return raised

@@ -152,6 +152,8 @@ class TrainingLoop:
 
     def _scouted(self) -> WorkingBranches:
         """Branches that violate the dual constraint at the residual by more than the tolerance, found without any proof."""
+        if self._scout_state is None:
+            return self._no_branches()
         residual = self.problem.dual_candidate(self.best.outputs(self.problem))
         request = BoundRequest(rtol=self.rtol, deadline=self.deadline.fraction(0.2))
         limit = self.problem.dual_norm_limit * (1.0 + 0.1 * self.rtol)
