@@ -34,10 +34,11 @@ _DEAD = 1e-8
 
 
 def has_cells(problem: TrainingProblem) -> bool:
-    """Whether this is for networks of this kind: two layers, one (leaky) ReLU, a smooth loss of uncoupled outputs."""
+    """Whether this is for networks of this kind: two dense layers, one (leaky) ReLU, a smooth loss of uncoupled outputs."""
     spec, loss = problem.spec, problem.loss
     is_smooth = not isinstance(loss, SoftmaxLoss) and not (isinstance(loss, HuberFamilyLoss) and loss.width == 0.0)
-    return is_smooth and spec.num_layers == 2 and not spec.is_gated and not spec.is_linear
+    is_dense = spec.patch_map is None
+    return is_smooth and is_dense and spec.num_layers == 2 and not spec.is_gated and not spec.is_linear
 
 
 def refitted_in_cells(

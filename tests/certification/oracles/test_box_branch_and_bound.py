@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import time
 
@@ -121,7 +122,7 @@ def test_many_rows_outgrow_the_first_arena() -> None:
 
 def test_cell_budget_is_deterministic() -> None:
     generator = np.random.default_rng(7)
-    problem = one_sided(generator.standard_normal((80, 7)), generator.standard_normal(80))
+    problem = one_sided(generator.standard_normal((200, 8)), generator.standard_normal(200))
     first, second = (search(problem, max_cells=3000, rtol=1e-6) for _ in range(2))
     assert first.stats["limited_by"] == "max_cells"
     assert float(first.stats["cells"]) <= 3000
@@ -158,6 +159,27 @@ def test_deadline_is_kept_and_leaves_a_bound() -> None:
     assert time.monotonic() - begin < 5.0
     assert math.isfinite(found.upper)
     assert found.stats["limited_by"] == "time"
+
+
+def test_a_search_cut_short_goes_on_where_it_stopped() -> None:
+    generator = np.random.default_rng(15)
+    problem = one_sided(generator.standard_normal((200, 8)), generator.standard_normal(200))
+    starts = local_maxima(problem)
+    compile_kernels()
+    fresh = BoxBranchAndBound(num_threads=1).maximise(problem, BoundRequest(rtol=1e-2, deadline=Deadline(60.0)), starts)
+    oracle = BoxBranchAndBound(num_threads=1)
+    rounds = 0
+    while True:
+        found = oracle.maximise(problem, BoundRequest(rtol=1e-2, deadline=Deadline(0.1)), starts)
+        rounds += 1
+        if "limited_by" not in found.stats:
+            break
+        assert found.upper >= fresh.lower
+        assert rounds < 300
+    assert rounds > 1
+    assert found.upper == pytest.approx(fresh.upper, rel=1e-9)
+    forgetful = copy.deepcopy(oracle)
+    assert forgetful.maximise(problem, BoundRequest(rtol=1e-2, deadline=Deadline(0.0)), starts).upper >= found.upper
 
 
 def test_target_ends_the_search_early() -> None:
@@ -218,6 +240,6 @@ def test_threads_prove_what_one_thread_proves(num_outputs: int) -> None:
 
 def test_threads_with_a_cell_budget_are_deterministic() -> None:
     generator = np.random.default_rng(15)
-    problem = one_sided(generator.standard_normal((80, 7)), generator.standard_normal(80))
+    problem = one_sided(generator.standard_normal((200, 8)), generator.standard_normal(200))
     first, second = (search(problem, max_cells=40_000, rtol=1e-6, num_threads=2) for _ in range(2))
     assert (first.upper, first.lower, first.stats["cells"]) == (second.upper, second.lower, second.stats["cells"])

@@ -22,7 +22,7 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereBound, S
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["AutoTwoLayerOracle"]
+__all__ = ["AutoTwoLayerOracle", "boxes_pay"]
 
 FloatArray = NDArray[np.float64]
 
@@ -30,6 +30,13 @@ _EASY_RANK = 7  # box branch and bound answers in about a second
 _HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
 _SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
+
+
+def boxes_pay(rank: int, num_rows: int, num_outputs: int, *, has_relaxation: bool) -> bool:
+    """Whether boxes get further than the doubly nonnegative relaxation, if there is one for so many rows."""
+    if has_relaxation and rank >= _SPLIT_RANK and num_rows <= _SPLIT_ROWS and num_outputs == 1:
+        return False
+    return rank <= (_HARD_RANK if has_relaxation else _HOPELESS_RANK)
 
 
 @final
@@ -78,12 +85,17 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             return _named(self._boxes, self._boxes.maximise(problem, request, starts))
         steps = self._refinements(problem)
         wide = problem.num_rows <= 2 * problem.rank
-        found = self._step(QuadraticRelaxation(), problem, request, starts, share=(0.5 if wide else 0.15) if steps else 0.9)
+        if steps and math.isfinite(request.known_upper):  # asked before: the quick answer is known
+            lower = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
+            found = SphereBound(upper=math.inf, lower=lower, points=starts, stats={"oracle": ""})
+        else:
+            share = (0.5 if wide else 0.15) if steps else 0.9
+            found = self._step(QuadraticRelaxation(), problem, request, starts, share=share)
         for number, oracle in enumerate(steps):
             if request.is_met(found.upper, found.lower):
                 break
             points = found.points if len(found.points) else starts
-            share = 1.0 if number == len(steps) - 1 else _share(oracle, problem)
+            share = 1.0 if number == len(steps) - 1 else _share(oracle)
             asked = dataclasses.replace(request, known_upper=min(request.known_upper, found.upper))
             found = _tighter(self._step(oracle, problem, asked, points, share=share), found)
         return found
@@ -91,14 +103,15 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def _refinements(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
         """What may beat the quadratic relaxation, in the order to try."""
         small = self._relaxation.limits(problem.rank, problem.num_rows, problem.num_outputs) is None
-        split_pays = small and problem.rank >= _SPLIT_RANK and problem.num_rows <= _SPLIT_ROWS and problem.num_outputs == 1
-        max_rank = min(_HARD_RANK if small else _HOPELESS_RANK, self._boxes.max_rank)
-        boxes_pay = not split_pays and problem.rank <= max_rank
+        use_boxes = problem.rank <= self._boxes.max_rank and boxes_pay(
+            problem.rank, problem.num_rows, problem.num_outputs, has_relaxation=small
+        )
         many = not small and PolynomialSandwich().limits(problem.rank, problem.num_rows, problem.num_outputs) is None
         return [
             *([PolynomialSandwich()] if many else []),
-            *([self._boxes] if boxes_pay else []),
-            *([self._relaxation] if small else []),
+            *([self._boxes] if use_boxes else []),
+            # With hundreds of rows the boxes get further in the same time than the doubly nonnegative relaxation does.
+            *([self._relaxation] if small and not (use_boxes and problem.num_rows > _SPLIT_ROWS) else []),
         ]
 
     def _step(
@@ -110,12 +123,9 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         return _named(oracle, oracle.maximise(problem, asked, starts))
 
 
-def _share(oracle: AbstractTwoLayerOracle, problem: SphereProblem) -> float:
+def _share(oracle: AbstractTwoLayerOracle) -> float:
     """Of the time left, for an oracle that others follow."""
-    if isinstance(oracle, PolynomialSandwich):
-        return 0.4
-    # With hundreds of rows the boxes get further in the same time than the doubly nonnegative relaxation does.
-    return 0.5 if problem.num_rows <= 200 else 0.9
+    return 0.4 if isinstance(oracle, PolynomialSandwich) else 0.5
 
 
 def _named(oracle: AbstractTwoLayerOracle, bound: SphereBound) -> SphereBound:

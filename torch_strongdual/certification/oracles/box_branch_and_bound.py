@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
 from torch_strongdual.certification.oracles._boxes.search import search_boxes
 from torch_strongdual.certification.oracles._boxes.tree import compile_kernels
+from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
@@ -34,7 +35,8 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
 
     For a number of threads and a budget of cells the search is deterministic; its memory is the depth times the number of
     rows for each thread. It answers within about 0.1 s of the
-    deadline, with the best U proven until then.
+    deadline, with the best U proven until then. Asked the same question again, it goes on where it stopped (unless
+    ``max_cells`` is set).
 
     Args:
         max_rank: Refuse higher ranks (the number of boxes grows exponentially with the rank).
@@ -69,6 +71,7 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         self.max_cells = max_cells
         self.num_threads = torch.get_num_threads() if num_threads is None else num_threads
         self.progress = progress
+        self._unfinished = UnfinishedSearches()
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
         """Reduce the inputs to their row space, and compile."""
@@ -84,7 +87,17 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
 
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Prove ever smaller bounds until the request is met; see :meth:`AbstractTwoLayerOracle.maximise`."""
-        return search_boxes(problem, request, starts, plant=self._forest, max_cells=self.max_cells, progress=self.progress)
+        return search_boxes(
+            problem,
+            request,
+            starts,
+            plant=self._forest,
+            max_cells=self.max_cells,
+            progress=self.progress,
+            # A budget of cells is for answers that can be repeated, whatever was asked before.
+            unfinished=self._unfinished if self.max_cells is None else None,
+            resumes_short=self.num_threads == 1,
+        )
 
     def _forest(self, problem: SphereProblem, is_short: bool) -> BoxForest:
         """Threads are not worth starting for a search that may be over in a moment."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from torch_strongdual.certification.oracles._boxes._box_program_kernel import certified_value, cholesky, invert, make_definite
 from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
+from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
 
 __all__ = ["CURVED_RANK", "inherit_law", "quadratic_excess"]
 
 CURVED_RANK = 4  # below it linear bounds and more cells are faster
 
-_THIN = 1e-3  # ranges that reach across zero by less than this share are bounded by a line: a parabola would be too steep
 _MOVES = 4  # of the game, at most
 _SWEEPS = 3  # of the certificate's weights, each move
 _RATE = 0.4  # at which the law is averaged
@@ -56,167 +57,6 @@ def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: igno
     for k in range(r):
         cov[level, axis, k] *= factor
         cov[level, k, axis] *= factor
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _answer_positive(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
-    r"""Best parabolas ``c0 + c1 x + c2 x^2 >= (t + x)_+`` on ``|x| <= rho`` for a law of x; lam > 0.
-
-    Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law
-    and the magnitude; ``steep`` keeps the largest slope ``c2 rho`` of each row.
-    """
-    total = 0.0
-    value = 0.0
-    magnitude = 0.0
-    for s in range(middle.shape[0]):
-        t = middle[s]
-        rho = reach[s]
-        lam = lams[s]
-        variance = variances[s]
-        x = means[s]
-        # (s)_+ = s + (-s)_+, so that the centre may be taken as not positive
-        sign = -1.0 if t > 0.0 else 1.0
-        flipped = sign * t
-        mean = sign * x
-        right = flipped + rho
-        m = flipped + mean
-        thin = _THIN * rho
-        a = m - variance / max(right - m, thin)
-        # right (s - a)^2 / (right - a)^2 touches s at s = right with a slope of at most one;
-        # (s + h)^2 / (4 h) >= s for every h > 0.
-        h = max(min(right, np.sqrt(m * m + variance)), thin)
-        near = a > -right
-        root = -h if near else a
-        above = right - root
-        c2 = right / (above * above)
-        if near:
-            c2 = 0.25 / h
-        distance = flipped - root
-        c0 = c2 * distance * distance
-        c1 = 2.0 * c2 * distance
-        if right <= thin:
-            c2 = 0.0
-            c1 = right / (2.0 * rho)
-            c0 = c1 * rho
-        if t > 0.0:
-            # x -> -x, and add s = t + x
-            c0 += t
-            c1 = 1.0 - c1
-        total += lam * c0
-        value += lam * (c0 + c1 * x + c2 * (x * x + variance))
-        magnitude += lam * (abs(c0) + abs(c1) * rho + c2 * rho * rho)
-        steep[s] = max(steep[s], c2 * rho)
-        means[s] = lam * c1
-        variances[s] = 2.0 * lam * c2
-    constants[0] += total
-    constants[1] += value
-    constants[2] += magnitude
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _answer_negative(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
-    r"""Best parabolas below ``(t + x)_+``, for lam < 0; otherwise as :func:`_answer_positive`.
-
-    ``a s + b s^2 <= (s)_+`` on [left, right] if ``b <= a / |left|`` and ``b <= (1 - a) / right``: the best of three corners.
-    """
-    total = 0.0
-    value = 0.0
-    magnitude = 0.0
-    for s in range(middle.shape[0]):
-        t = middle[s]
-        rho = reach[s]
-        lam = lams[s]
-        x = means[s]
-        m = t + x
-        square = m * m + variances[s]
-        half = 0.5 / rho
-        a = (rho - t) * half
-        b = half
-        if m * (t + rho) > square:
-            a = 1.0
-            b = 0.0
-        if m * (t - rho) > square:
-            a = 0.0
-            b = 0.0
-        c0 = a * t + b * t * t
-        c1 = a + 2.0 * b * t
-        total += lam * c0
-        value += lam * (a * m + b * square)
-        magnitude -= lam * (abs(c0) + abs(c1) * rho + b * rho * rho)
-        steep[s] = max(steep[s], b * rho)
-        means[s] = lam * c1
-        variances[s] = 2.0 * lam * b
-    constants[0] += total
-    constants[1] += value
-    constants[2] += magnitude
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
-    """Lower factor of ``diag(diagonal) - matrix - shift``; whether it exists. Its diagonal is stored inverted."""
-    size = matrix.shape[0]
-    for j in range(size):
-        for i in range(j, size):
-            total = -matrix[i, j]
-            if i == j:
-                total += diagonal[i] - shift
-            for k in range(j):
-                total -= factor[i, k] * factor[j, k]
-            if i == j:
-                if total <= 0.0:
-                    return False
-                factor[i, i] = 1.0 / np.sqrt(total)
-            else:
-                factor[i, j] = total * factor[j, j]
-    return True
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _invert(factor, inverse):  # type: ignore[no-untyped-def]
-    """Inverse (lower triangular) of a factor whose diagonal is stored inverted."""
-    size = factor.shape[0]
-    for j in range(size):
-        inverse[j, j] = factor[j, j]
-        for i in range(j + 1, size):
-            total = 0.0
-            for k in range(j, i):
-                total -= factor[i, k] * inverse[k, j]
-            inverse[i, j] = total * factor[i, i]
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-def]
-    """Raise the weights until ``diag(weights) - hessian`` has a factor."""
-    size = hessian.shape[0]
-    share = 0.05
-    while not _cholesky(hessian, weights, shift, factor):
-        for k in range(size):
-            total = 0.0
-            for j in range(size):
-                total += abs(hessian[k, j])
-            weights[k] += share * total + 8.0 * shift
-        share *= 3.0
-        if share > 50.0:
-            return False
-    return True
-
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _certified_value(gradient, hessian, weights, point):  # type: ignore[no-untyped-def]
-    r"""Bound of ``g'v + v'Hv / 2`` over ``|v_k| <= 1`` that ``M = diag(weights) - H >= 0`` and any y prove.
-
-    ``g'v + v'Hv / 2 <= g'v - v'Mv / 2 + tr(D) / 2``, and with ``r = g - My`` that is at most
-    ``g'y - y'My / 2 + sum |r_k| (1 + |y_k|) + tr(D) / 2``, so y need not be exact.
-    """
-    size = gradient.shape[0]
-    value = 0.0
-    for k in range(size):
-        product = weights[k] * point[k]
-        for j in range(size):
-            product -= hessian[k, j] * point[j]
-        value += point[k] * (gradient[k] - 0.5 * product) + 0.5 * weights[k]
-        value += abs(gradient[k] - product) * (1.0 + abs(point[k]))
-    return value
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -318,8 +158,8 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
         constants[0] = 0.0
         constants[1] = 0.0
         constants[2] = 0.0
-        _answer_positive(mid[:front], half[:front], lam_of[:front], means[:front], variances[:front], steep[:front], constants)
-        _answer_negative(
+        answer_positive(mid[:front], half[:front], lam_of[:front], means[:front], variances[:front], steep[:front], constants)
+        answer_negative(
             mid[front:size], half[front:size], lam_of[front:size], means[front:size], variances[front:size], steep[front:size],
             constants,
         )  # fmt: skip
@@ -370,11 +210,11 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                 load[a] = total
         for a in range(q):
             load[a] = max(load[a], 8.0 * shift)
-        if not _make_definite(hess, load, shift, factor):
+        if not make_definite(hess, load, shift, factor):
             break
         barrier = 0.8 / (1.0 + 0.5 * move)
         for sweep in range(_SWEEPS + 1):
-            _invert(factor, inverse)
+            invert(factor, inverse)
             heavy = 0.0
             for a in range(q):
                 total = 0.0
@@ -388,7 +228,7 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                 for b in range(a, q):
                     total += inverse[b, a] * new_grad[b]
                 point[a] = total
-            value = base + const_rows + _certified_value(grad, hess, load, point) + rounding
+            value = base + const_rows + certified_value(grad, hess, load, point) + rounding
             if value <= 0.0:
                 # Errors of t and rho are enlarged by the slope of the parabolas; the sums have ``size`` terms.
                 steepest = 0.0
@@ -407,14 +247,14 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                 new_grad[a] = load[a]
                 load[a] = max(load[a] * min(max(moved, 0.3), 3.0), 8.0 * shift)
             tries = 0
-            while not _cholesky(hess, load, shift, factor) and tries < 6:
+            while not cholesky(hess, load, shift, factor) and tries < 6:
                 tries += 1
                 for a in range(q):
                     load[a] = 0.5 * (load[a] + new_grad[a])
             if tries == 6:
                 for a in range(q):
                     load[a] = new_grad[a]
-                _cholesky(hess, load, shift, factor)
+                cholesky(hess, load, shift, factor)
         # The law moves towards the one that is worst for these parabolas.
         slackness = 0.5 * barrier * heavy / q
         for a in range(q):

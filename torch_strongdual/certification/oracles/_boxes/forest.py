@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
-__all__ = ["BoxForest", "Progress"]
+__all__ = ["BoxForest", "Forest", "Progress"]
 
 FloatArray = NDArray[np.float64]
 
@@ -30,6 +31,21 @@ class Progress:
     is_proven: bool
     witnesses: list[FloatArray]
     is_stalled: bool
+
+
+class Forest(Protocol):
+    """All faces of the cube, being searched: what is proven stays proven while the bound rises."""
+
+    @property
+    def cells(self) -> int:
+        """Cells examined so far."""
+
+    @property
+    def proven_fraction(self) -> float:
+        """Fraction of the cube's surface proven so far."""
+
+    def advance(self, bound: float, max_cells: int) -> Progress:
+        """One round of about ``max_cells`` cells; ``bound`` must not be smaller than in earlier rounds."""
 
 
 class BoxForest:

@@ -6,40 +6,25 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._boxes.forest import Progress
+from torch_strongdual.certification.oracles._boxes.forest import Forest, Progress
+from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 
-__all__ = ["Forest", "ForestFactory", "search_boxes"]
+__all__ = ["ForestFactory", "search_boxes"]
 
 FloatArray = NDArray[np.float64]
 
 _GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
 
 #: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
-_LADDER = (8.0, 4.0, 2.5, 1.8, 1.4, 1.2, 1.1, 1.05, 1.02)
-
-
-class Forest(Protocol):
-    """All faces of the cube, being searched: what is proven stays proven while the bound rises."""
-
-    @property
-    def cells(self) -> int:
-        """Cells examined so far."""
-
-    @property
-    def proven_fraction(self) -> float:
-        """Fraction of the cube's surface proven so far."""
-
-    def advance(self, bound: float, max_cells: int) -> Progress:
-        """One round of about ``max_cells`` cells; ``bound`` must not be smaller than in earlier rounds."""
+_LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03)
 
 
 #: Makes the forest of a problem; called with whether the search may be over in a moment.
@@ -55,6 +40,8 @@ def search_boxes(
     max_cells: int | None,
     progress: Callable[[float, float], None] | None,
     short_search: int = 20_000,
+    unfinished: UnfinishedSearches | None = None,
+    resumes_short: bool = True,
 ) -> SphereBound:
     """Prove ever smaller bounds until the request is met.
 
@@ -66,6 +53,8 @@ def search_boxes(
         max_cells: Stop after this many cells; ``None`` for no limit but the deadline.
         progress: Called after every round with the fraction of the surface proven and the bound it is proven for.
         short_search: Cells spent on the goal itself before coming down the ladder.
+        unfinished: Where searches are kept that ran out of time, and looked for.
+        resumes_short: Whether a short search can go on as a long one: not if it uses fewer threads.
     """
     weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
     problem = SphereProblem(
@@ -83,6 +72,8 @@ def search_boxes(
         max_cells=max_cells,
         progress=progress,
         short_search=short_search,
+        unfinished=UnfinishedSearches() if unfinished is None else unfinished,
+        resumes_short=resumes_short,
     )
     search.run()
     stats: dict[str, float | str] = {"cells": float(search.cells)}
@@ -125,9 +116,11 @@ class _Search:
     max_cells: int | None
     progress: Callable[[float, float], None] | None
     short_search: int
+    unfinished: UnfinishedSearches
+    resumes_short: bool
     cells: int = 0
     limited_by: str = "time"
-    _pace: float = 2e-6  # seconds a cell, measured as the search goes
+    _pace: float = 1e-4  # seconds a cell, measured as the search goes
     _fraction: float = 0.0  # of the surface, proven in the latest attempt
 
     @property
@@ -176,17 +169,19 @@ class _Search:
         return self.request.deadline.expired
 
     def _affordable_budget(self) -> int:
-        """Cells that half of what is left allows, if the share proven so far promises that they suffice; or 0."""
+        """Cells that most of what is left allows, if the share proven so far promises that they suffice; or 0."""
         left = self.request.deadline.remaining / self._pace if self.max_cells is None else float(self.max_cells - self.cells)
-        affordable = 0.5 * left
+        affordable = 0.7 * left
         expected = self.cells / max(self._fraction, 1e-12)
-        return int(min(affordable, 1e15)) if 1.5 * expected <= affordable else 0
+        return int(min(affordable, 1e15)) if expected <= affordable else 0
 
     def _prove(self, bound: float, budget: int | None = None, *, is_short: bool = False) -> bool:
         """Search until ``bound`` (or a larger one, if counterexamples or stalls raise it) is proven."""
-        forest = self.plant(self.problem, is_short)
+        forest = self.unfinished.take(self.problem, bound) or self.plant(self.problem, is_short)
+        self._fraction = forest.proven_fraction
+        most = math.inf if budget is None else self.cells + budget
         lift = 1e-7
-        while not self._out_of_budget() and (budget is None or forest.cells < budget):
+        while not self._out_of_budget() and self.cells < most:
             progress = self._advance(forest, bound)
             if progress.is_proven:
                 self.upper = min(self.upper, bound)
@@ -199,6 +194,8 @@ class _Search:
                 bound = max(bound, self.goal)
             if progress.is_stalled:
                 bound, lift = bound * (1.0 + lift), 4.0 * lift
+        if self.resumes_short or not is_short:
+            self.unfinished.keep(self.problem, bound, forest)
         return False
 
     def _advance(self, forest: Forest, bound: float) -> Progress:

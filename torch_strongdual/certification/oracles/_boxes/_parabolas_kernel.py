@@ -1,0 +1,105 @@
+"""Compiled: the best parabola of each row for a law of the point in a box."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
+
+__all__ = ["answer_negative", "answer_positive"]
+
+_THIN = 1e-3  # ranges that reach across zero by less than this share are bounded by a line: a parabola would be too steep
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def answer_positive(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
+    r"""Best parabolas ``c0 + c1 x + c2 x^2 >= (t + x)_+`` on ``|x| <= rho`` for a law of x; lam > 0.
+
+    Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law
+    and the magnitude; ``steep`` keeps the largest slope ``c2 rho`` of each row.
+    """
+    total = 0.0
+    value = 0.0
+    magnitude = 0.0
+    for s in range(middle.shape[0]):
+        t = middle[s]
+        rho = reach[s]
+        lam = lams[s]
+        variance = variances[s]
+        x = means[s]
+        # (s)_+ = s + (-s)_+, so that the centre may be taken as not positive
+        sign = -1.0 if t > 0.0 else 1.0
+        flipped = sign * t
+        mean = sign * x
+        right = flipped + rho
+        m = flipped + mean
+        thin = _THIN * rho
+        a = m - variance / max(right - m, thin)
+        # right (s - a)^2 / (right - a)^2 touches s at s = right with a slope of at most one;
+        # (s + h)^2 / (4 h) >= s for every h > 0.
+        h = max(min(right, np.sqrt(m * m + variance)), thin)
+        near = a > -right
+        root = -h if near else a
+        above = right - root
+        c2 = right / (above * above)
+        if near:
+            c2 = 0.25 / h
+        distance = flipped - root
+        c0 = c2 * distance * distance
+        c1 = 2.0 * c2 * distance
+        if right <= thin:
+            c2 = 0.0
+            c1 = right / (2.0 * rho)
+            c0 = c1 * rho
+        if t > 0.0:
+            # x -> -x, and add s = t + x
+            c0 += t
+            c1 = 1.0 - c1
+        total += lam * c0
+        value += lam * (c0 + c1 * x + c2 * (x * x + variance))
+        magnitude += lam * (abs(c0) + abs(c1) * rho + c2 * rho * rho)
+        steep[s] = max(steep[s], c2 * rho)
+        means[s] = lam * c1
+        variances[s] = 2.0 * lam * c2
+    constants[0] += total
+    constants[1] += value
+    constants[2] += magnitude
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def answer_negative(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
+    r"""Best parabolas below ``(t + x)_+``, for lam < 0; otherwise as :func:`answer_positive`.
+
+    ``a s + b s^2 <= (s)_+`` on [left, right] if ``b <= a / |left|`` and ``b <= (1 - a) / right``: the best of three corners.
+    """
+    total = 0.0
+    value = 0.0
+    magnitude = 0.0
+    for s in range(middle.shape[0]):
+        t = middle[s]
+        rho = reach[s]
+        lam = lams[s]
+        x = means[s]
+        m = t + x
+        square = m * m + variances[s]
+        half = 0.5 / rho
+        a = (rho - t) * half
+        b = half
+        if m * (t + rho) > square:
+            a = 1.0
+            b = 0.0
+        if m * (t - rho) > square:
+            a = 0.0
+            b = 0.0
+        c0 = a * t + b * t * t
+        c1 = a + 2.0 * b * t
+        total += lam * c0
+        value += lam * (a * m + b * square)
+        magnitude -= lam * (abs(c0) + abs(c1) * rho + b * rho * rho)
+        steep[s] = max(steep[s], b * rho)
+        means[s] = lam * c1
+        variances[s] = 2.0 * lam * b
+    constants[0] += total
+    constants[1] += value
+    constants[2] += magnitude
