@@ -39,15 +39,20 @@ def machine_facts(packages: Sequence[str] = ("torch", "numpy"), *, device: str =
 
 
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
-    """The facts in two lines of text."""
-    versions = facts["versions"]
+    """The facts in two lines of text, and a third if other processes ran meanwhile."""
+    versions, loads, num_cores = facts["versions"], facts["load_average"], facts["num_cores"]
     assert isinstance(versions, dict)
+    assert isinstance(loads, list)
+    assert isinstance(num_cores, int)
     card = f"{facts['accelerator']}, " if "accelerator" in facts else ""
-    return [
+    lines = [
         f"{facts['date']}, {card}{facts['processor']}, {facts['num_cores']} cores, load average at the end "
         f"{facts['load_average']}.",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
     ]
+    if loads[0] > num_cores:
+        lines.append("Measured on a shared machine, busy with other work: more processes ran than it has cores.")
+    return lines
 
 
 def json_safe(value: object) -> object:

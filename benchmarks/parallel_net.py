@@ -12,8 +12,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks._branch_loop import BranchLoop
 from benchmarks._ratios import gradient_step, interleaved_ratios
 from benchmarks._report import RatioReport, RatioRow
 from benchmarks._suite import Benchmark, Options, run_from_command_line
@@ -107,7 +108,7 @@ def _deep_calls(
     return {
         "ParallelNet": gradient_step(net, inputs),
         "GEMM chain": gradient_step(chain, inputs),
-        "loop": gradient_step(_Loop(net), inputs),
+        "loop": gradient_step(BranchLoop(net), inputs),
     }
 
 
@@ -116,20 +117,6 @@ def _sequential(widths: tuple[int, ...], device: str, *, bias: bool = False) -> 
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out, bias=bias, device=device), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-class _Loop(nn.Module):
-    """The branches of a network one by one."""
-
-    def __init__(self, net: ParallelNet) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList([net.branch(index) for index in range(net.num_branches)])
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        total = self.branches[0](inputs)
-        for branch in self.branches[1:]:
-            total = total + branch(inputs)
-        return total
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torch_strongdual.callbacks import CertifyOptimality
+from torch_strongdual.callbacks import CertifyOptimality, GrowBranches
 from torch_strongdual.certification import (
     Certificate,
     TrainingProblem,
@@ -214,10 +214,12 @@ class TestOtherEntryPoints:
         layers = nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1)
         module.net = ParallelNet(*layers, num_branches=4)
         loader = DataLoader(TensorDataset(images.float(), targets.float()), batch_size=14)
-        callback = CertifyOptimality(loss=LOSS, time_budget=10.0)
-        trainer: pl.Trainer = make_trainer(tmp_path, callback, max_epochs=2)
+        certifier, grower = CertifyOptimality(loss=LOSS, time_budget=10.0), GrowBranches(max_branches=20)
+        trainer: pl.Trainer = make_trainer(tmp_path, certifier, grower, max_epochs=3)
         trainer.fit(module, loader)
         assert 0.0 <= float(trainer.callback_metrics["certificate/relative_gap"]) < 1.0
+        assert grower.history
+        assert all(record.objective_after < record.objective_before for record in grower.history)
 
 
 REFUSED: list[tuple[Layers, str]] = [
