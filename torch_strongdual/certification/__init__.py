@@ -5,6 +5,7 @@ from torch_strongdual.certification._dual_norm import dual_norm_bound as dual_no
 from torch_strongdual.certification._dual_norm import max_path_decay as max_path_decay
 from torch_strongdual.certification._optimize import optimize_to_certificate as optimize_to_certificate
 from torch_strongdual.certification._path_decay_path import path_decay_path as path_decay_path
+from torch_strongdual.certification._path_decay_sensitivity import path_decay_sensitivity as path_decay_sensitivity
 from torch_strongdual.certification._reduce_branches import reduce_branches as reduce_branches
 from torch_strongdual.certification.certificate import Certificate as Certificate
 from torch_strongdual.certification.certificate import CertificateScope as CertificateScope
@@ -17,6 +18,7 @@ from torch_strongdual.certification.dual_solver import DualSolver as DualSolver
 from torch_strongdual.certification.optimization_result import OptimizationRecord as OptimizationRecord
 from torch_strongdual.certification.optimization_result import OptimizationResult as OptimizationResult
 from torch_strongdual.certification.optimization_result import OptimizationStop as OptimizationStop
+from torch_strongdual.certification.path_decay_sensitivity import PathDecaySensitivity as PathDecaySensitivity
 from torch_strongdual.certification.path_decay_table import PathDecayRow as PathDecayRow
 from torch_strongdual.certification.path_decay_table import PathDecayTable as PathDecayTable
 from torch_strongdual.certification.training_problem import PrimalValue as PrimalValue
