@@ -13,6 +13,7 @@ from torch_strongdual.certification import (
     VerificationVerdict,
     certify,
     dual_norm_bound,
+    optimize_to_certificate,
     verify_certificate,
 )
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -69,6 +70,22 @@ def test_units_of_the_inputs_do_not_matter(kind: str, unit: float) -> None:
         assert report.verdict is VerificationVerdict.VERIFIED, str(report)
     if 1e-100 < unit < 1e100 and kind != "deep":
         assert scaled.dual_bound == pytest.approx(plain.dual_bound, rel=0.05)
+
+
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e200, 1e300])
+def test_units_of_the_inputs_do_not_matter_beyond_the_reach_of_boxes(unit: float) -> None:
+    """At a rank where relaxations and the joint dual come in, extreme units give a bound and an optimizer that runs."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(30, 14, generator=generator, dtype=torch.float64)
+    targets = torch.randn(30, 1, generator=generator, dtype=torch.float64)
+    layers = (nn.Linear(14, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    model = emptied(ParallelNet(*layers, num_branches=3, dtype=torch.float64))
+    loss, path_decay = nn.MSELoss(), 0.05 * unit
+    certificate = certify(model, unit * inputs, targets, loss=loss, path_decay=path_decay, time_budget=1.0)
+    assert 0.0 <= certificate.dual_bound <= certificate.primal_value
+    result = optimize_to_certificate(model, unit * inputs, targets, loss=loss, path_decay=path_decay, time_budget=1.0)
+    optimized = result.certificate
+    assert 0.0 <= optimized.dual_bound <= optimized.primal_value <= certificate.primal_value
 
 
 @pytest.mark.parametrize("path_decay", [5e-324, 1e-300, 1e-12, 1e12, 1e300])

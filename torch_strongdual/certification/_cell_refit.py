@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch_strongdual.certification._cone_program import solved_cone_program
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles.row_space import RowSpace
+from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss, SoftmaxLoss
 
@@ -34,11 +34,12 @@ _DEAD = 1e-8
 
 
 def has_cells(problem: TrainingProblem) -> bool:
-    """Whether this is for networks of this kind: two dense layers, one (leaky) ReLU, a smooth loss of uncoupled outputs."""
+    """Whether this is for such networks and data: two dense layers, one (leaky) ReLU, a smooth loss of uncoupled outputs."""
     spec, loss = problem.spec, problem.loss
     is_smooth = not isinstance(loss, SoftmaxLoss) and not (isinstance(loss, HuberFamilyLoss) and loss.width == 0.0)
     is_dense = spec.patch_map is None
-    return is_smooth and is_dense and spec.num_layers == 2 and not spec.is_gated and not spec.is_linear
+    has_squares = 1e-100 < power_of_two_scale(problem.inputs.numpy()) < 1e100  # which the programs' Hessians hold
+    return has_squares and is_smooth and is_dense and spec.num_layers == 2 and not spec.is_gated and not spec.is_linear
 
 
 def refitted_in_cells(

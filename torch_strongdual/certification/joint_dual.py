@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._doubly_nonnegative.joint_splitting import JointSplitting
-from torch_strongdual.certification.oracles.row_space import RowSpace
+from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss
 
@@ -40,7 +40,9 @@ class JointDual:
         if slope is None or not isinstance(loss, HuberFamilyLoss):
             raise ValueError("JointDual does not support this problem")
         self._problem, self._loss = problem, loss
-        rows = RowSpace.of(spec.branch_inputs(problem.inputs).numpy()).rows
+        inputs = spec.branch_inputs(problem.inputs).numpy()
+        input_unit = power_of_two_scale(inputs)
+        rows = RowSpace.of(inputs / input_unit).rows
         lengths = np.linalg.norm(rows, axis=1)
         self._kept = lengths > 1e-100 * max(float(np.max(lengths, initial=0.0)), 1e-200)
         self._targets = (loss.targets - problem.null_outputs() if spec.output_bias else loss.targets)[:, 0].numpy()
@@ -53,7 +55,7 @@ class JointDual:
         self.is_settled = True
         if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, self._scale, self._scale * units[0]))):
             return
-        self._path_decay = problem.dual_norm_limit / (self._scale * units[0])
+        self._path_decay = problem.dual_norm_limit / input_unit / (self._scale * units[0])
         self.is_settled = False
         self._splitting = JointSplitting(
             rows[kept] / lengths[kept, None],

@@ -85,6 +85,8 @@ class RowSpace:
             1
         """
         n, d = matrix.shape
+        unit = power_of_two_scale(matrix)  # in which no square overflows, nor underflows where it matters
+        matrix = matrix / unit
         _, singular, right = np.linalg.svd(matrix, full_matrices=False)
         floor = 4.0 * max(n, d) * UNIT_ROUNDOFF if drop_below is None else drop_below
         largest = float(singular[0]) if singular.size else 0.0
@@ -100,10 +102,10 @@ class RowSpace:
         summing = 1.0 + 4.0 * (n * d + 4) * UNIT_ROUNDOFF
         orthogonality = float(np.linalg.norm(basis.T @ basis - np.eye(rank))) + 2.0 * (d + 4) * UNIT_ROUNDOFF * rank
         return cls(
-            rows=rows,
+            rows=rows * unit,
             basis=basis,
             basis_norm=math.sqrt(1.0 + orthogonality * summing) * (1.0 + 4 * UNIT_ROUNDOFF),
-            remainder=(evaluated + rounding) * summing,
+            remainder=in_units((evaluated + rounding) * summing, unit, round_up=True),
         )
 
     def loss_of_reduction(self, sample_slopes: FloatArray) -> float:  # shape: (n,)
