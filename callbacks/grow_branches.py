@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,11 +20,25 @@ from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
 from ._branch_state import state_follows_branches_
+from ._growth_on_all_ranks import check_buckets_can_grow, from_first_rank, renew_buckets_
 from ._trained_objective import find_net
 from .certify_optimality import CertifyOptimality
 from .growth_record import GrowthRecord
 
 __all__ = ["GrowBranches"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Growth:
+    """What is to be done.
+
+    Args:
+        record: Its numbers.
+        added: Branch weight list of the new branches.
+    """
+
+    record: GrowthRecord
+    added: list[Tensor]
 
 
 class GrowBranches(Callback):
@@ -38,8 +53,11 @@ class GrowBranches(Callback):
     is added, so that the last certificate is of the network that training ends with.
 
     The CertifyOptimality callback has to stand before this one in ``Trainer(callbacks=[...])``. A fit that resumes from a
-    checkpoint gives the network as many branches as the checkpoint has. One process only; networks with gates are
-    refused, because the certified problem is defined by the gates of their branches.
+    checkpoint gives the network as many branches as the checkpoint has. Networks with gates are refused, because the certified
+    problem is defined by the gates of their branches.
+
+    With several processes rank 0 finds the branches, and all add the same ones; the module is wrapped in a new
+    DistributedDataParallel then, whose gradient buckets have the new shapes.
 
     Args:
         max_branches: The network never grows past this number.
@@ -51,8 +69,10 @@ class GrowBranches(Callback):
 
     Raises:
         MisconfigurationException: If an argument is out of its range; when the fit starts, if there is no CertifyOptimality
-            callback before this one, the network has gates or is no ParallelNet, an optimizer keeps state that cannot
-            follow the branches, or there are several processes.
+            callback before this one, the network has gates or is no ParallelNet, or what an optimizer or an option of DDP
+            keeps cannot follow the branches (LBFGS, ZeroRedundancyOptimizer; ``static_graph``, ``mixed_precision``,
+            ``delay_all_reduce_named_params``, ``ddp_comm_state``), or if DDP forks or spawns its processes (``"ddp_fork"``,
+            ``"ddp_notebook"``, ``"ddp_spawn"``), whose caller gets weights back into a network that has not grown.
 
     Example:
         >>> import warnings
@@ -100,11 +120,6 @@ class GrowBranches(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if trainer.world_size > 1:
-            raise MisconfigurationException(
-                f"GrowBranches runs in one process; there are {trainer.world_size}. Train with devices=1, or grow the trained "
-                "network by torch_strongdual.certification.optimize_to_certificate."
-            )
         self.history = []
         net = self._net(trainer, pl_module)
         self._resizing = net.register_load_state_dict_pre_hook(_resize_as_stored_)  # type: ignore[no-untyped-call]
@@ -118,20 +133,20 @@ class GrowBranches(Callback):
                     "LBFGS keeps a history of whole flat gradients, which cannot follow branches that come and go; use another "
                     "optimizer, such as PathAdamW."
                 )
+        check_buckets_can_grow(trainer.strategy, trainer.optimizers)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        certifier = self._certifier(trainer)
-        certificate, problem = certifier.last_certificate, certifier.problem
-        is_fresh = bool(certifier.history) and certifier.history[-1].epoch == trainer.current_epoch
-        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if certificate is None or problem is None or is_last or not (is_fresh and certificate.improving_branches):
+        history = self._certifier(trainer).history  # the same on all ranks
+        if not history or history[-1].epoch != trainer.current_epoch:
             return
         net = self._net(trainer, pl_module)
         with torch.no_grad():
-            record = self._grow(trainer, net, problem, certificate.improving_branches)
-        if record is not None:
-            self.history.append(record)
+            growth = from_first_rank(trainer, lambda: self._plan(trainer, net))
+            if growth is None:
+                return
+            self._grow(trainer, net, growth)
+        renew_buckets_(trainer.strategy)
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -178,34 +193,41 @@ class GrowBranches(Callback):
             )
         return net
 
-    def _grow(
-        self, trainer: pl.Trainer, net: ParallelNet, problem: TrainingProblem, witnesses: tuple[Witness, ...]
-    ) -> GrowthRecord | None:
-        """Try on a copy; change the network only if the objective is lower in its own precision."""
+    def _plan(self, trainer: pl.Trainer, net: ParallelNet) -> _Growth | None:
+        """Try on a copy; the network is to change only if the objective is lower in its own precision."""
+        certifier = self._certifier(trainer)
+        certificate, problem = certifier.last_certificate, certifier.problem
+        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if certificate is None or problem is None or is_last or not certificate.improving_branches:
+            return None
         before = problem.primal(ParallelWeights.from_module(net)).value
-        num_before = net.num_branches
         trial = copy.deepcopy(net)
         kept = trial.prune_()
         room = min(self.max_added, self.max_branches - trial.num_branches)
-        added = _branches_to_add(trial, problem, witnesses, room)
+        added = _branches_to_add(trial, problem, certificate.improving_branches, room)
         if not added:
             return None
-        num_added = added[0].shape[0]
         trial.add_branches_(added)
         after = problem.primal(ParallelWeights.from_module(trial)).value
         if not after < before:
             return None
-        net.prune_()
-        net.add_branches_(added)
-        stacked = net.path_param_groups(1.0)[0]["params"]
-        state_follows_branches_(trainer.optimizers, stacked, kept, num_added, num_before=num_before)
-        return GrowthRecord(
+        record = GrowthRecord(
             epoch=trainer.current_epoch,
-            num_added=num_added,
-            num_pruned=num_before - len(kept),
+            num_added=added[0].shape[0],
+            num_pruned=net.num_branches - len(kept),
             objective_before=before,
             objective_after=after,
         )
+        return _Growth(record=record, added=added)
+
+    def _grow(self, trainer: pl.Trainer, net: ParallelNet, growth: _Growth) -> None:
+        """Change network and optimizer state, on each rank alike."""
+        num_before = net.num_branches
+        kept = net.prune_()
+        net.add_branches_(growth.added)
+        stacked = net.path_param_groups(1.0)[0]["params"]
+        state_follows_branches_(trainer.optimizers, stacked, kept, growth.record.num_added, num_before=num_before)
+        self.history.append(growth.record)
 
 
 def _branches_to_add(net: ParallelNet, problem: TrainingProblem, witnesses: tuple[Witness, ...], room: int) -> list[Tensor]:

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
@@ -199,10 +200,29 @@ class TestRefusals:
         with pytest.raises(MisconfigurationException, match="LBFGS"):
             self.fit(tmp_path, module, CertifyOptimality(path_decay=0.1), GrowBranches(4))
 
-    def test_several_processes(self) -> None:
+    @pytest.mark.parametrize("option", ["static_graph", "mixed_precision", "delay_all_reduce_named_params", "ddp_comm_state"])
+    def test_options_of_ddp(self, option: str) -> None:
+        options: dict[str, Any] = {option: ["anything"]}
+        strategy = DDPStrategy(**options)
+        trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False)
+        callback = GrowBranches(4)
+        with pytest.raises(MisconfigurationException, match=option):
+            callback.on_fit_start(trainer, Regression())
+
+    def test_processes_whose_caller_keeps_the_old_network(self) -> None:
+        trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_checkpointing=False)
+        with pytest.raises(MisconfigurationException, match="'fork'"):
+            GrowBranches(4).on_fit_start(trainer, Regression())
+
+    def test_optimizer_whose_state_is_spread_over_the_ranks(self) -> None:
+        class ZeroRedundancyOptimizer(SGD):
+            """Stands for torch's, which needs a process group."""
+
+        module = Regression()
         trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
-        with pytest.raises(MisconfigurationException, match="one process; there are 2"):
-            GrowBranches(4).setup(trainer, Regression(), "fit")
+        trainer.strategy.optimizers = [ZeroRedundancyOptimizer(module.parameters(), lr=0.1)]
+        with pytest.raises(MisconfigurationException, match="ZeroRedundancyOptimizer"):
+            GrowBranches(4).on_fit_start(trainer, module)
 
     @pytest.mark.parametrize(("name", "value"), [("max_branches", 0), ("max_branches", 2.5), ("max_added", True)])
     def test_arguments(self, name: str, value: Any) -> None:
