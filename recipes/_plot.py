@@ -52,9 +52,11 @@ def plot_certificates(curves: Sequence[Curve], path: Path, *, rtol: float) -> No
     """
     num_rows = math.ceil(len(curves) / 2)
     figure = new_figure(11.0, 3.9 * num_rows + 0.6)
-    panels = figure.subplots(num_rows, 2, squeeze=False).flat
+    panels = list(figure.subplots(num_rows, 2, squeeze=False).flat)
     for axes, curve in zip(panels, curves, strict=False):
         _draw(axes, curve, rtol)
+    for axes in panels[len(curves) :]:
+        axes.set_visible(False)
     figure.suptitle("Training networks to a proven global optimum", fontsize=14, fontweight="bold")
     figure.savefig(path, dpi=130)
 
