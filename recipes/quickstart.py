@@ -150,7 +150,7 @@ def experiments(*, fast: bool) -> Iterator[Experiment]:
         lr=0.02,
         min_distinct_branches=2,
         path_decay_factor=2.0,
-        time_factor=20.0,
+        time_factor=45.0,
         interval_factor=10,
         is_long=True,
     )
