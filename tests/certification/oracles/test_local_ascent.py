@@ -5,6 +5,8 @@ import pytest
 
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles import local_ascent
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
@@ -85,3 +87,14 @@ def test_without_a_positive_value_there_are_no_points(duals: float) -> None:
 def test_rank_zero_has_no_points() -> None:
     problem = SphereProblem(rows=np.zeros((3, 0)), duals=np.ones((3, 1)), linear=np.zeros((0, 1)))
     assert len(local_maxima(problem)) == 0
+
+
+def test_time_that_is_over_leaves_feasible_unit_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("an iteration began after the deadline")
+
+    monkeypatch.setattr(local_ascent, "_directions", never)
+    problem = random_problem(0, 4, 2)
+    points = local_maxima(problem, deadline=Deadline(0.0))
+    assert len(points) >= 1
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1.0, rtol=1e-12)

@@ -30,7 +30,7 @@ def bound_by_outputs(
         starts: Unit vectors to try first.
         effort: The key of ``stats`` to add up over the directions.
     """
-    points = starts if len(starts) else local_maxima(problem)
+    points = starts if len(starts) else local_maxima(problem, deadline=request.deadline.fraction(0.3))
     lower = float(np.max(problem.values(points), initial=0.0))
     rounding = 2.0 * gamma(problem.num_outputs + 4) * problem.magnitude()
     spent: list[float] = []

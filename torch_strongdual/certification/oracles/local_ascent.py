@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["local_maxima"]
@@ -21,6 +22,7 @@ def local_maxima(
     num_starts: int = 64,
     num_kept: int = 8,
     seed: int = 0,
+    deadline: Deadline | None = None,
 ) -> FloatArray:  # shape: (at most num_kept, rank)
     r"""Unit vectors with locally large values, best first, without repetitions.
 
@@ -35,6 +37,7 @@ def local_maxima(
         num_starts: How many starts are drawn (rows of the data and Gaussian directions).
         num_kept: How many results to return at most.
         seed: Of the draws.
+        deadline: When to return what there is, within one product with the data; ``None`` for no limit.
 
     Example:
         >>> eye, one = np.eye(2), np.ones((2, 1))
@@ -44,16 +47,22 @@ def local_maxima(
     if problem.rank == 0:
         return np.zeros((0, 0))
     points = _unit(np.concatenate([_first_guesses(problem, num_starts, seed), *([] if starts is None else [starts])]))
-    points = _gradient_ascent(_thinned(problem, seed), points)
+    deadline = Deadline() if deadline is None else deadline
+    points = _gradient_ascent(_thinned(problem, seed), points, deadline)
     points = _distinct(problem, points, 2 * num_kept)
+    if deadline.expired:
+        return points[:num_kept]
     share = min(1.0, _MANY_ROWS / max(problem.num_rows, 1))  # time is bounded: with many rows fewer iterations
+    step = _dual_step(problem)
     for _ in range(4):
-        points = _convex_concave_step(problem, points, num_iterations=max(8, int(120 * share)))
+        points = _convex_concave_step(problem, points, step, max(8, int(120 * share)), deadline)
     points = _distinct(problem, points, num_kept)
     # The best few decide how tight a bound looks: bring them to the top.
     best, rest = points[:3], points[3:]
     for _ in range(12):
-        climbed = _convex_concave_step(problem, best, num_iterations=max(20, int(400 * share)))
+        if deadline.expired:
+            break
+        climbed = _convex_concave_step(problem, best, step, max(20, int(400 * share)), deadline)
         gained = problem.values(climbed) - problem.values(best)
         best = climbed
         if float(np.max(gained, initial=0.0)) <= 1e-9 * problem.magnitude():
@@ -98,10 +107,12 @@ def _directions(problem: SphereProblem, images: FloatArray) -> FloatArray:  # (m
     return scaled
 
 
-def _gradient_ascent(problem: SphereProblem, points: FloatArray, num_steps: int = 30) -> FloatArray:
+def _gradient_ascent(problem: SphereProblem, points: FloatArray, deadline: Deadline, num_steps: int = 30) -> FloatArray:
     """Normalised gradient steps of shrinking length; keeps the best point of each trajectory."""
     best, best_values = points, problem.values(points)
     for step in range(num_steps):
+        if deadline.expired:
+            break
         hidden = points @ problem.rows.T
         images = points @ problem.linear + np.maximum(hidden, 0.0) @ problem.duals
         directions = _directions(problem, images)
@@ -118,19 +129,30 @@ def _gradient_ascent(problem: SphereProblem, points: FloatArray, num_steps: int 
     return best
 
 
-def _convex_concave_step(problem: SphereProblem, points: FloatArray, num_iterations: int = 120) -> FloatArray:
+def _dual_step(problem: SphereProblem) -> float:
+    """Step size of the dual iteration: one over the largest eigenvalue of ``X'X``, from whichever Gram matrix is smaller."""
+    rows = problem.rows
+    gram = rows.T @ rows if rows.shape[0] >= rows.shape[1] else rows @ rows.T
+    largest = float(np.linalg.eigvalsh(gram)[-1]) if gram.size else 0.0
+    return 1.0 / max(largest, np.finfo(np.float64).tiny)
+
+
+def _convex_concave_step(
+    problem: SphereProblem, points: FloatArray, step: float, num_iterations: int, deadline: Deadline
+) -> FloatArray:
     """One step of the convex-concave procedure for all points at once; never makes a point worse."""
-    if not len(points):
+    if not len(points) or deadline.expired:
         return points
     hidden = points @ problem.rows.T
     directions = _directions(problem, points @ problem.linear + np.maximum(hidden, 0.0) @ problem.duals)
     weights = directions @ problem.duals.T  # (m, n)
     gradient = directions @ problem.linear.T + ((hidden > 0) * np.maximum(weights, 0.0)) @ problem.rows
     limits = np.maximum(-weights, 0.0)
-    step = 1.0 / max(float(np.linalg.norm(problem.rows, 2)) ** 2, np.finfo(np.float64).tiny)
     multipliers = limits * (hidden > 0)
     momentum, speed = multipliers, 1.0
     for _ in range(num_iterations):
+        if deadline.expired:
+            break
         slack = gradient - momentum @ problem.rows
         moved = np.clip(momentum + step * (slack @ problem.rows.T), 0.0, limits)
         faster = 0.5 * (1.0 + (1.0 + 4.0 * speed * speed) ** 0.5)

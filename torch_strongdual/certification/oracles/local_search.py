@@ -177,7 +177,9 @@ class _SphereAscent(AbstractTwoLayerOracle):
 
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: NDArray[np.float64]) -> SphereBound:
         """Ascend, unless that was already done for each side of one output."""
-        points = starts if problem.one_sided and len(starts) else local_maxima(problem, starts if len(starts) else None)
+        points = starts
+        if not (problem.one_sided and len(starts)):
+            points = local_maxima(problem, starts if len(starts) else None, deadline=request.deadline.fraction(0.3))
         lower = float(np.max(problem.values(points), initial=0.0))
         return SphereBound(upper=math.inf, lower=lower, points=points)
 

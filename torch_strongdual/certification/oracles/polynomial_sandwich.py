@@ -81,7 +81,7 @@ class PolynomialSandwich(AbstractTwoLayerOracle):
         """One output, one sign."""
         if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
-        points = starts if len(starts) else local_maxima(problem)
+        points = starts if len(starts) else local_maxima(problem, deadline=request.deadline.fraction(0.3))
         lower = float(np.max(problem.values(points), initial=0.0))
         scaled = UnitRows.of(problem)
         bound, iterations = scaled.crude_maximum, 0.0

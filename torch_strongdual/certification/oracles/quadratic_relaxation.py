@@ -83,7 +83,7 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
 
     def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """One output, one sign."""
-        points = local_maxima(problem, starts if len(starts) else None)
+        points = local_maxima(problem, starts if len(starts) else None, deadline=request.deadline.fraction(0.3))
         lower = float(np.max(problem.values(points), initial=0.0))
         upper = problem.magnitude() * (1.0 + gamma(problem.num_rows + problem.rank + 8))
         if problem.rank and not request.is_met(upper, lower):
@@ -104,7 +104,7 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
         """The norm of any number of outputs."""
         if problem.num_outputs == 1:
             return two_sided_bound(self, problem, request, starts)
-        points = local_maxima(problem, starts if len(starts) else None)
+        points = local_maxima(problem, starts if len(starts) else None, deadline=request.deadline.fraction(0.3))
         lower = float(np.max(problem.values(points), initial=0.0))
         upper = problem.magnitude() * (1.0 + gamma(problem.num_rows + problem.rank + problem.num_outputs + 8))
         joint = bilinear_maximum(problem, deadline=request.deadline.fraction(0.5))

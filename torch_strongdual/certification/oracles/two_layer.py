@@ -32,6 +32,8 @@ __all__ = ["AbstractTwoLayerOracle", "TwoLayerState", "two_sided_bound"]
 
 FloatArray = NDArray[np.float64]
 
+_ASCENT = 0.3  # of the time, at most, goes into local maxima
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TwoLayerState:
@@ -172,9 +174,9 @@ def two_sided_bound(
     if not oracle.needs_ascent(problem):
         return oracle.maximise(problem, request, starts)
     if problem.one_sided or problem.num_outputs > 1:
-        return oracle.maximise(problem, request, local_maxima(problem, starts))
+        return oracle.maximise(problem, request, local_maxima(problem, starts, deadline=request.deadline.fraction(_ASCENT)))
     halves = [problem.half(sign) for sign in (1.0, -1.0)]
-    ascents = [local_maxima(half, starts) for half in halves]
+    ascents = [local_maxima(half, starts, deadline=request.deadline.fraction(0.5 * _ASCENT)) for half in halves]
     best = [float(np.max(half.values(found), initial=0.0)) for half, found in zip(halves, ascents, strict=True)]
     lower = max(best)
     first, second = sorted(range(2), key=lambda i: -best[i])
