@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_in, check_positive
@@ -17,6 +16,7 @@ from torch_strongdual.certification.dual_solver import DualSolver
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
 from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.functional._row_blocks import all_finite
 from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["certify"]
@@ -84,7 +84,7 @@ def certify(
     check_positive("time_budget", time_budget)
     inputs, targets = gathered(inputs, targets)
     weights = ParallelWeights.from_module(model)
-    if not (_is_finite(inputs) and _is_finite(targets)):
+    if not (all_finite(inputs) and all_finite(targets)):
         scope = CertificateScope.GATED if weights.spec.is_gated else CertificateScope.GLOBAL
         check_positive("path_decay", path_decay)
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
@@ -93,10 +93,6 @@ def certify(
     solver = DualSolver(problem, oracle)
     solver.prepare()
     return solver.step(weights, rtol=rtol, deadline=Deadline(time_budget))
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
 
 
 def _nothing_proven(path_decay: float, penalty: str, rtol: float, scope: CertificateScope) -> Certificate:

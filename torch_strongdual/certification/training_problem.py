@@ -12,6 +12,7 @@ from torch_strongdual._checks import check_in, check_ndim, check_positive
 from torch_strongdual.certification.certificate import CertificateScope, DualBound
 from torch_strongdual.errors import InvalidInputError, ShapeError, UnsupportedModelError
 from torch_strongdual.functional import path_penalty
+from torch_strongdual.functional._row_blocks import row_blocks
 from torch_strongdual.losses import AbstractDualLoss, conjugate_loss
 from torch_strongdual.nn import BranchSpec, ParallelWeights
 
@@ -42,8 +43,8 @@ class PrimalValue:
 class TrainingProblem:
     r"""``loss(f(X), Y) + path_decay * sum_k penalty(branch k)``, minimised over parallel networks with any number of branches.
 
-    Fixed for a whole training run: a lower bound on its optimum, once found, holds for all weights. Everything is float64 on
-    the CPU.
+    Fixed for a whole training run: a lower bound on its optimum, once found, holds for all weights. Everything is computed in
+    float64 on the CPU, the inputs converted block by block: those given are kept as they are, not copied, and must not change.
 
     Args:
         inputs: Raw inputs as the model takes them, ``(num_samples, ...)``.
@@ -180,8 +181,8 @@ class TrainingProblem:
         if self.spec.patch_map is not None:
             grid = self.spec.patch_map.grid(self.inputs)
             return steepness * _row_norms(grid.pooled_limits(_row_norms(grid.rows)))
-        matrix = self.spec.branch_inputs(self.inputs)
-        return steepness * _row_norms(matrix)
+        blocks = row_blocks(len(self.inputs), self.spec.in_features)
+        return steepness * torch.cat([_row_norms(self.spec.branch_inputs(self.inputs[rows])) for rows in blocks])
 
 
 def _check_features(spec: BranchSpec, inputs: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.errors import InvalidInputError, ShapeError
+from torch_strongdual.functional._row_blocks import row_blocks
 from torch_strongdual.functional.branch_features import branch_features
 from torch_strongdual.functional.gate_masks import gate_masks
 from torch_strongdual.nn.patch_map import PatchMap
@@ -183,8 +184,30 @@ class BranchSpec:
         return product
 
     def layer_gate_masks(self, inputs: Tensor) -> tuple[Tensor | None, ...]:  # shape: (num_branches, num_samples)
-        """Return the same layer by layer: for each hidden layer the product of the gates that stand behind it, or ``None``."""
-        flat = self._flat_inputs(inputs) if self.is_gated else inputs
+        """Return the same layer by layer: for each hidden layer the product of the gates that stand behind it, or ``None``.
+
+        Evaluated in blocks of :attr:`gate_row_numbers` (see :func:`row_blocks`): samples that are one of these blocks have the
+        signs that all samples together give.
+        """
+        if not self.is_gated:
+            return (None,) * len(self.activations)
+        blocks = row_blocks(inputs.shape[0] if inputs.ndim else 0, self.gate_row_numbers)
+        parts = [self._block_gate_masks(inputs[rows]) for rows in blocks] or [self._block_gate_masks(inputs)]
+        if len(parts) == 1:
+            return parts[0]
+        joined: list[Tensor | None] = []
+        for layer in zip(*parts, strict=True):
+            open_gates = [part for part in layer if part is not None]
+            joined.append(torch.cat(open_gates, dim=1) if open_gates else None)
+        return tuple(joined)
+
+    @property
+    def gate_row_numbers(self) -> int:
+        """Numbers a sample that the evaluation of gates holds: they set the blocks in which it is done, everywhere alike."""
+        return max([self.in_features, *(len(v) for a in self.activations for v in a.gate_vectors)])
+
+    def _block_gate_masks(self, inputs: Tensor) -> tuple[Tensor | None, ...]:  # shape: (num_branches, num_samples)
+        flat = self._flat_inputs(inputs)
         masks: list[Tensor | None] = []
         for activation in self.activations:
             open_gates = [gate_masks(flat, vectors).to(torch.float64) for vectors in activation.gate_vectors]

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from torch_strongdual.functional._row_blocks import row_blocks
 from torch_strongdual.functional.path_penalty import product_penalty
 from torch_strongdual.functional.stacked_outputs import stacked_outputs
 from torch_strongdual.nn._as_parallel_net import as_parallel_net
@@ -18,7 +19,7 @@ from torch_strongdual.nn.patch_map import PatchMap
 
 __all__ = ["ParallelWeights"]
 
-_CHUNK_NUMBERS = 2**22  # hidden units x samples held at a time: 32 MiB a layer
+_CHUNK_NUMBERS = 2**22  # hidden units times samples held at a time: 32 MiB a layer
 _UNDERFLOW = 2.0**-960  # times the rounding factor this exceeds what flushing a product to zero can lose
 
 
@@ -68,7 +69,7 @@ class ParallelWeights:
         return self.weights[0].shape[0]
 
     def outputs(self, inputs: Tensor) -> Tensor:  # shape: (num_samples, out_features)
-        """Outputs of the network, evaluated in float64, a bounded number of branches at a time.
+        """Outputs of the network, evaluated in float64, a bounded number of samples and branches at a time.
 
         Args:
             inputs: As the module gets them, shape ``(num_samples, ...)``.
@@ -113,11 +114,19 @@ class ParallelWeights:
             grid = self.spec.patch_map.grid(inputs.to(self.weights[0].device)).viewed(view)
             outputs = grid.gather(self._on_patches(self.spec.patch_map)._sum_over_chunks(grid.rows, view, activations))
             return outputs if self.output_bias is None else outputs + view(self.output_bias)
-        matrix = view(self.spec.branch_inputs(inputs).to(self.weights[0].device))
-        # For all branches at once: the sign of a product that is zero up to rounding must not depend on chunks.
-        masks = [
-            None if mask is None else mask.to(matrix.device) for mask in self.spec.layer_gate_masks(inputs.to(matrix.device))
-        ]
+        inputs = inputs.to(self.weights[0].device)
+        blocks = row_blocks(inputs.shape[0] if inputs.ndim else 0, self.spec.gate_row_numbers)
+        parts = [self._sum_over_branches(inputs[rows], view, activations) for rows in blocks]
+        outputs = torch.cat(parts or [self._sum_over_branches(inputs, view, activations)])
+        return outputs if self.output_bias is None else outputs + view(self.output_bias)
+
+    def _sum_over_branches(
+        self, inputs: Tensor, view: Callable[[Tensor], Tensor], activations: Sequence[Callable[[Tensor], Tensor]]
+    ) -> Tensor:
+        """One block of samples; a bounded number of branches at a time."""
+        matrix = view(self.spec.branch_inputs(inputs))
+        # For all branches at once: the sign of a product that is zero up to rounding must not depend on chunks of branches.
+        masks = self.spec.layer_gate_masks(inputs)
         width = max(max(self.spec.hidden_widths), 1)
         size = max(1, _CHUNK_NUMBERS // (width * max(matrix.shape[0], 1)))
         total = matrix.new_zeros(matrix.shape[0], self.spec.out_features)
@@ -129,7 +138,7 @@ class ParallelWeights:
                 [*[None if bias is None else view(bias[chunk]) for bias in self.hidden_biases], None],
                 [_masked(a, None if mask is None else mask[chunk]) for a, mask in zip(activations, masks, strict=True)],
             )
-        return total if self.output_bias is None else total + view(self.output_bias)
+        return total
 
 
 def _frozen(tensor: Tensor) -> Tensor:

@@ -31,9 +31,8 @@ class TestGatedOracle(OracleContract):
         gates = torch.tensor([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0], [3.0, 0.0]])
         oracle = GatedOracle()
         state = oracle.init(gated_spec(2, 1, 1, gates=(gates,)), torch.tensor([[1.0, 1.0], [-2.0, 3.0]]))
-        assert state.masks is not None
-        assert len(state.masks) == 2
-        assert sorted(state.gate_indices) == [0, 2]
+        assert state.gates is not None
+        assert state.gates.first_branches == (0, 2)
 
     def test_gates_stay_when_the_data_change_afterwards(self) -> None:
         case = gated_cases()[0]

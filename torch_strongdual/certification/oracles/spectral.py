@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from abc import abstractmethod
@@ -13,41 +14,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
+from torch_strongdual.certification.oracles._packed_gates import PackedGates
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.rank_one_branch import rank_one_branch
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF, in_units, power_of_two_scale
 from torch_strongdual.certification.oracles.spectral_norm import SpectralNorms
 from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.functional._row_blocks import row_blocks
 from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["AbstractSpectralOracle", "SpectralState"]
 
 FloatArray = NDArray[np.float64]
 
-_CHUNK = 4_000_000  # numbers held at a time in products with masks
+_CHUNK = 2**20  # numbers of all products ``X' D_k Lam`` that are formed at a time: 8 MiB
 _CLOSE = 0.8  # singular vectors whose value is within this factor of the best become witnesses
 _MAX_WITNESSES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SpectralState:
-    """What lasts between calls.
+    """What lasts between calls. The data are those given, in their own dtype: no copy is made.
 
     Args:
         spec: Architecture of the branches.
-        matrix: The matrix the first layer multiplies, float64, divided by ``scale``, shape ``(num_samples, in_features)``.
-        scale: A power of two.
-        size: Upper bound on the Frobenius norm of ``matrix``; NaN or ``inf`` if the data are not finite.
-        masks: Distinct products of gates, shape ``(num_masks, num_samples)``, or ``None`` without gates.
-        gate_indices: For each mask the first branch that has it.
+        inputs: Raw inputs, on the CPU.
+        scale: A power of two, of the size of the largest number in ``inputs``.
+        size: Upper bound on the Frobenius norm of the matrix the first layer multiplies, divided by ``scale``; NaN or ``inf``
+            if the data are not finite.
+        gates: Which samples the distinct products of gates let through; ``None`` without gates.
     """
 
     spec: BranchSpec
-    matrix: FloatArray
+    inputs: Tensor
     scale: float
     size: float
-    masks: FloatArray | None
-    gate_indices: tuple[int, ...]
+    gates: PackedGates | None
+
+    def blocks(self) -> Iterator[slice]:
+        """Samples that are worked on at a time."""
+        return row_blocks(len(self.inputs), self.spec.in_features)
+
+    def matrix(self, rows: slice) -> FloatArray:  # shape: (len(rows), in_features)
+        """Float64 rows of the matrix the first layer multiplies, divided by ``scale``."""
+        matrix: FloatArray = self.spec.branch_inputs(self.inputs[rows]).numpy()
+        return matrix if self.scale == 1.0 else matrix / self.scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,24 +80,24 @@ class AbstractSpectralOracle(AbstractDualNormOracle):
 
     @abstractmethod
     def masks(self, spec: BranchSpec, inputs: Tensor) -> FloatArray | None:
-        """Return the gate products, shape ``(num_branches, num_samples)``, or ``None`` if there are none."""
+        """Return the gate products on some samples, shape ``(num_branches, num_samples)``, or ``None`` if there are none."""
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> SpectralState:
-        """Scale the inputs and evaluate the gates: the same signs for all calls."""
+        """Measure the inputs and evaluate the gates, block by block: the same signs for all calls."""
         if (reason := self.supports(spec)) is not None:
             raise UnsupportedModelError(reason)
         inputs = inputs.detach().cpu()
-        matrix: FloatArray = spec.branch_inputs(inputs).numpy()
-        scale = power_of_two_scale(matrix)
-        if scale != 1.0:
-            matrix = matrix / scale
-        masks = self.masks(spec, inputs)
-        indices: tuple[int, ...] = (0,)
-        if masks is not None:
-            masks, first = np.unique(masks, axis=0, return_index=True)
-            indices = tuple(int(i) for i in first)
-        size = float(np.linalg.norm(matrix)) * (1.0 + 2.0 * (matrix.size + 4) * UNIT_ROUNDOFF)
-        return SpectralState(spec=spec, matrix=matrix, scale=scale, size=size, masks=masks, gate_indices=indices)
+        unscaled = SpectralState(spec=spec, inputs=inputs, scale=1.0, size=math.nan, gates=None)
+        peaks = [float(np.max(np.abs(unscaled.matrix(rows)), initial=0.0)) for rows in unscaled.blocks()]
+        largest = np.array(peaks)
+        if not np.isfinite(largest).all():
+            return unscaled
+        state = dataclasses.replace(unscaled, scale=power_of_two_scale(largest))
+        parts = [float(np.linalg.norm(state.matrix(rows))) for rows in state.blocks()]
+        # Squares are summed within blocks and over blocks, and each block's root is squared again: all relative errors.
+        size = float(np.linalg.norm(parts)) * (1.0 + 2.0 * (inputs.numel() + len(inputs) + 8) * UNIT_ROUNDOFF)
+        gates = PackedGates.of(len(inputs), spec.gate_row_numbers, lambda rows: self.masks(spec, inputs[rows]))
+        return dataclasses.replace(state, size=size, gates=gates)
 
     def bound(self, state: SpectralState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         """Bound the dual norm; see :meth:`AbstractDualNormOracle.bound`."""
@@ -99,19 +110,24 @@ class AbstractSpectralOracle(AbstractDualNormOracle):
         scale = power_of_two_scale(duals)
         duals = duals / scale
         size = state.size * float(np.linalg.norm(duals)) * (1.0 + 2.0 * (duals.size + 4) * UNIT_ROUNDOFF)
-        # |fl(X'Lam) - X'Lam| <= gamma_n |X|'|Lam|, entry by entry; spare roundings cover underflow, as both norms are >= 1.
+        # |fl(X'Lam) - X'Lam| <= gamma_n |X|'|Lam|, entry by entry, whatever the blocks and the order in which they are summed;
+        # spare roundings cover underflow, as both norms are >= 1.
         rounding = 2.0 * (len(duals) + 4) * UNIT_ROUNDOFF * size
         upper, found, limited_by = 0.0, list[_Candidate](), ""
-        for indices, products in _products(state, duals):
+        for gate_numbers in _gate_groups(state, duals):
+            products = _products(state, duals, gate_numbers, request)
+            if products is None:
+                upper, limited_by = size, _OUT_OF_TIME
+                break
             norms = SpectralNorms.of(products)
             upper = max(upper, float(norms.upper.max()) + rounding)
-            found = _best([*found, *_candidates(norms, indices)])
-            is_last = indices[-1] == state.gate_indices[-1]
+            found = _best([*found, *_candidates(norms, _indices(state, gate_numbers))])
+            is_last = gate_numbers.stop == _num_products(state)
             if not is_last and (limit := _limit(request, found, state.scale, scale)):
                 # Gates not looked at yet are covered by ||X||_F ||Lam||_F.
                 upper, limited_by = size, limit
                 break
-        stats: dict[str, float | str] = {"oracle": type(self).__name__, "masks": float(len(state.gate_indices))}
+        stats: dict[str, float | str] = {"oracle": type(self).__name__, "masks": float(_num_products(state))}
         if limited_by:
             stats["limited_by"] = limited_by
         witnesses = _witnesses(state, found, scale)
@@ -120,19 +136,41 @@ class AbstractSpectralOracle(AbstractDualNormOracle):
         return DualNormBound(upper=upper, lower=witnesses[0].value if witnesses else 0.0, witnesses=witnesses, stats=stats)
 
 
-def _products(state: SpectralState, duals: FloatArray) -> Iterator[tuple[list[int | None], FloatArray]]:
-    """``X' D_k Lam`` for chunks of masks: their gate indices and a stack of shape ``(k, in_features, out_features)``."""
-    if state.masks is None:
-        yield [None], (state.matrix.T @ duals)[None]
-        return
-    num_samples, num_outputs = duals.shape
-    length = max(1, _CHUNK // max(1, duals.size))
-    for start in range(0, len(state.masks), length):
-        masks = state.masks[start : start + length]
-        masked = masks.T[:, :, None] * duals[:, None, :]  # (n, k, c)
-        products = state.matrix.T @ masked.reshape(num_samples, -1)
-        indices: list[int | None] = list(state.gate_indices[start : start + length])
-        yield indices, products.reshape(-1, len(masks), num_outputs).transpose(1, 0, 2)
+_OUT_OF_TIME = "time: some gates were bounded by norms only"
+
+
+def _num_products(state: SpectralState) -> int:
+    return 1 if state.gates is None else len(state.gates)
+
+
+def _indices(state: SpectralState, numbers: slice) -> list[int | None]:
+    """The first branch that has each of these gates."""
+    return [None] if state.gates is None else list(state.gates.first_branches[numbers])
+
+
+def _gate_groups(state: SpectralState, duals: FloatArray) -> Iterator[slice]:
+    """Gates whose products with the data are formed together."""
+    length = max(1, _CHUNK // max(1, state.spec.in_features * duals.shape[1]))
+    for start in range(0, _num_products(state), length):
+        yield slice(start, min(start + length, _num_products(state)))
+
+
+def _products(
+    state: SpectralState, duals: FloatArray, gate_numbers: slice, request: BoundRequest
+) -> FloatArray | None:  # shape: (gates, in_features, out_features)
+    """``X' D_k Lam`` for some gates, summed over blocks of samples; ``None`` if time runs out between two of them."""
+    number, num_outputs = gate_numbers.stop - gate_numbers.start, duals.shape[1]
+    total = np.zeros((state.spec.in_features, number * num_outputs))
+    for rows in state.blocks():
+        if rows.start and request.deadline.expired:
+            return None
+        weights = duals[rows]
+        if state.gates is not None:
+            masks = state.gates.masks(gate_numbers, rows)
+            weights = (masks.T[:, :, None] * weights[:, None, :]).reshape(len(weights), -1)  # samples, gates, outputs
+        total += state.matrix(rows).T @ weights
+    stacked: FloatArray = total.reshape(-1, number, num_outputs).transpose(1, 0, 2)
+    return stacked
 
 
 def _candidates(norms: SpectralNorms, indices: list[int | None]) -> Iterator[_Candidate]:
@@ -151,7 +189,7 @@ def _best(candidates: list[_Candidate]) -> list[_Candidate]:
 def _limit(request: BoundRequest, found: list[_Candidate], *units: float) -> str:
     """Why to stop before all gates are done, or nothing."""
     if request.deadline.expired:
-        return "time: some gates were bounded by norms only"
+        return _OUT_OF_TIME
     lower = in_units(found[0].value, *units) if found else 0.0
     return "a counterexample was found before all gates were done" if request.is_met(math.inf, lower) else ""
 
