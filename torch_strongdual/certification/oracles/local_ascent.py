@@ -50,7 +50,7 @@ def local_maxima(
     deadline = Deadline() if deadline is None else deadline
     points = _gradient_ascent(_thinned(problem, seed), points, deadline)
     points = _distinct(problem, points, 2 * num_kept)
-    if deadline.expired:
+    if deadline.remaining == 0.0:
         return points[:num_kept]
     share = min(1.0, _MANY_ROWS / max(problem.num_rows, 1))  # time is bounded: with many rows fewer iterations
     step = _dual_step(problem)
@@ -141,7 +141,7 @@ def _convex_concave_step(
     problem: SphereProblem, points: FloatArray, step: float, num_iterations: int, deadline: Deadline
 ) -> FloatArray:
     """One step of the convex-concave procedure for all points at once; never makes a point worse."""
-    if not len(points) or deadline.expired:
+    if not len(points) or deadline.remaining == 0.0:
         return points
     hidden = points @ problem.rows.T
     directions = _directions(problem, points @ problem.linear + np.maximum(hidden, 0.0) @ problem.duals)
