@@ -89,8 +89,8 @@ class TestAngularSweepOracle(OracleContract):
         duals = torch.randn(100_000, num_outputs, generator=generator).double()
         oracle = AngularSweepOracle()
         state = oracle.init(bent_spec(2, 1, num_outputs), inputs)
-        begin = time.perf_counter()
+        begin = time.process_time()
         found = oracle.bound(state, duals, BoundRequest(deadline=Deadline(10.0)))
-        assert time.perf_counter() - begin < 3.0
+        assert time.process_time() - begin < 3.0
         assert found.lower > 0.0
         assert found.ratio < 1 + 1e-7
