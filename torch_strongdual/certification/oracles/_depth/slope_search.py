@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._depth.slope_tree import Functional, SlopeTree
+from torch_strongdual.certification.oracles._depth.slope_tree import Choices, Functional, SlopeTree
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 
 __all__ = ["SlopeSearch", "find_slopes"]
@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float64]
 
 _MAX_CUTS = 400
 _STEP_OUTWARD = 0.7
+_LEAST_FLOW = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,14 +27,14 @@ class SlopeSearch:
     """Where the search ended.
 
     Args:
-        choices: Slopes for :class:`SlopeTree`, shape (num_inner, n).
+        choices: Slopes and flows for :class:`SlopeTree`.
         estimate: Largest value found among the leaves there; no bound in either direction.
         points: Maximisers found, one array (m, r) a leaf.
         mixture: Points, and for each its leaf and its weight in the solution of the last linear program: the layer of units
             that attains the bound, were nothing lost.
     """
 
-    choices: FloatArray
+    choices: Choices
     estimate: float
     points: list[FloatArray]
     mixture: list[tuple[FloatArray, int, float]]
@@ -41,7 +42,7 @@ class SlopeSearch:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Cuts:
-    """Linear minorants of the largest leaf maximum, as a function of the inner nodes' functionals."""
+    """Linear minorants of the largest leaf maximum, as a function of the inner nodes' functionals and the flows."""
 
     tree: SlopeTree
     rows: FloatArray
@@ -67,19 +68,26 @@ class _Cuts:
             self.points = [self.points[index] for index in keep]
             self.idle = [self.idle[index] for index in keep]
 
-    def matrix(self) -> FloatArray:  # shape: (num_cuts, num_inner * 2 * n)
-        """Values of the cuts are ``matrix @ y``, y the stacked ``(above, below)`` of all inner nodes."""
+    def matrix(self) -> FloatArray:  # shape: (num_cuts, num_inner * 2 * n + p)
+        """Values of the cuts are ``matrix @ y``, y the stacked ``(above, below)`` of all inner nodes, then the flows."""
         num_rows = len(self.rows)
         hidden = np.array(self.points) @ self.rows.T
+        apart = np.array(self.points) @ self.tree.pairs.differences(self.rows).T
         above, below = np.maximum(hidden, 0.0), np.maximum(-hidden, 0.0)
-        matrix = np.zeros((len(self.leaves), self.tree.num_inner * 2 * num_rows))
+        size = self.tree.num_inner * 2 * num_rows
+        matrix = np.zeros((len(self.leaves), size + self.tree.pairs.number))
         for index, leaf in enumerate(self.leaves):
-            parent, is_minus = divmod(self.tree.num_inner + leaf - 1, 2)
+            node = self.tree.num_inner + leaf
+            if leaf > self.tree.num_inner:  # pairs alone
+                matrix[index, size:] = np.maximum(apart[index], 0.0)
+                continue
+            parent, is_minus = divmod(node - 1, 2)
             slope = self.tree.slope_at(parent)
             # plus: (alpha, a beta); minus: (beta, a alpha)
             halves = (slope * below[index], above[index]) if is_minus else (above[index], slope * below[index])
             begin = parent * 2 * num_rows
             matrix[index, begin : begin + 2 * num_rows] = np.concatenate(halves)
+            matrix[index, size:] = np.maximum(self.tree.sign_at(node) * apart[index], 0.0)
         return matrix
 
 
@@ -132,34 +140,37 @@ def find_slopes(
     return SlopeSearch(choices=best.choices, estimate=best.estimate, points=best.points, mixture=mixture)
 
 
-def _trial(tree: SlopeTree, choices: FloatArray, rows: FloatArray, starts: FloatArray, cuts: _Cuts) -> SlopeSearch:
+def _trial(tree: SlopeTree, choices: Choices, rows: FloatArray, starts: FloatArray, cuts: _Cuts) -> SlopeSearch:
     """Local maxima of all leaves at ``choices``, which also become cuts."""
     found: list[FloatArray] = []
     estimate = 0.0
-    for leaf, functional in enumerate(tree.leaves(choices)):
+    for number, leaf in enumerate(tree.leaves(choices)):
         points = np.zeros((0, rows.shape[1]))
-        if not functional.is_never_positive:
-            problem = functional.on(rows)
+        if not leaf.is_never_positive:
+            problem = leaf.on(rows)
             known = np.concatenate([starts, *([np.array(cuts.points)] if cuts.points else [])])
             known = known[np.argsort(-problem.values(known), kind="stable")[:24]]
             points = local_maxima(problem, known, num_starts=24, num_kept=8, seed=len(cuts.leaves))
             estimate = max(estimate, float(np.max(problem.values(points), initial=0.0)))
-        cuts.add(leaf, points)
+        cuts.add(number, points)
         found.append(points)
     return SlopeSearch(choices=choices, estimate=estimate, points=found, mixture=[])
 
 
-def _stacked(tree: SlopeTree, choices: FloatArray) -> FloatArray:
-    """``(above, below)`` of all inner nodes in one vector."""
+def _stacked(tree: SlopeTree, choices: Choices) -> FloatArray:
+    """``(above, below)`` of all inner nodes, then the flows, in one vector."""
     inner: list[Functional] = tree.nodes(choices)[: tree.num_inner]
-    return np.concatenate([np.concatenate([node.above, node.below]) for node in inner])
+    parts = [part for node in inner for part in (node.above, node.below)]
+    return np.concatenate([*parts, choices.flows])
 
 
-def _choices(tree: SlopeTree, stacked: FloatArray) -> FloatArray:
-    """The slopes a stacked vector stands for; exact feasibility is restored by :meth:`SlopeTree.nodes`."""
-    pairs = stacked.reshape(tree.num_inner, 2, -1)
+def _choices(tree: SlopeTree, stacked: FloatArray) -> Choices:
+    """What a stacked vector stands for; exact feasibility is restored by :meth:`SlopeTree.nodes`."""
+    size = 2 * len(tree.duals) * tree.num_inner
+    pairs = stacked[:size].reshape(tree.num_inner, 2, -1)
+    flows = stacked[size:]
     slopes: FloatArray = 0.5 * (pairs[:, 0] - pairs[:, 1])
-    return slopes
+    return Choices(slopes=slopes, flows=np.where(flows > _LEAST_FLOW * flows.max(initial=0.0), flows, 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,33 +192,43 @@ class _Program:
         """Majorisation along the tree: children dominate what their parent passes down, and all are convex."""
         from scipy import sparse
 
-        root = tree.root
-        num = len(root.above)
-        size = 2 * num * tree.num_inner
+        num, pairs, slope = len(tree.duals), tree.pairs, tree.last_slope
+        root = tree.root(np.zeros(pairs.number))
         largest = float(np.max(root.sample_slopes, initial=0.0))
-        bounds = np.tile([-largest, largest], (size, 1))
-        concave = root.above + root.below < 0
-        highest = np.maximum(-root.below, root.above)
-        bounds[:num, 0], bounds[:num, 1] = root.above, np.where(concave, highest, root.above)
-        bounds[num : 2 * num, 0], bounds[num : 2 * num, 1] = root.below, np.where(concave, -root.above, root.below)
+        bounds = np.tile([-largest, largest], (2 * num * tree.num_inner, 1))
+        most = np.maximum(tree.duals[pairs.first], 0.0)
+        bounds = np.concatenate([bounds, np.stack([np.zeros(pairs.number), most], axis=1)])
+        taken = sparse.csr_matrix(
+            (
+                np.concatenate([np.ones(pairs.number), -pairs.ratios]),
+                (np.concatenate([pairs.first, pairs.second]), np.tile(np.arange(pairs.number), 2)),
+            ),
+            shape=(num, pairs.number),
+        )
         eye = sparse.identity(num, format="csr")
+        num_blocks = 2 * tree.num_inner + 1
         blocks: list[list[Any]] = []
+        limits = [-tree.duals, slope * tree.duals]
+        for own, factor in ((0, -1.0), (1, slope)):  # above >= duals - taken, below >= -slope (duals - taken)
+            row: list[Any] = [None] * num_blocks
+            row[own], row[-1] = -eye, factor * taken
+            blocks.append(row)
         for node in range(tree.num_inner):
-            convex: list[Any] = [None] * (2 * tree.num_inner)
+            convex: list[Any] = [None] * num_blocks
             convex[2 * node], convex[2 * node + 1] = -eye, -eye
-            if node == 0:  # where the root is convex it is fixed, and rounding must not make that infeasible
-                kept = sparse.diags(concave.astype(np.float64))
-                convex[0], convex[1] = -kept, -kept
+            convex[-1] = sparse.csr_matrix((num, pairs.number))
             blocks.append(convex)
+            limits.append(np.zeros(num))
             if node:
                 parent, is_plus = divmod(node - 1, 2)[0], node % 2 == 1
                 first, last = (2 * parent, 2 * parent + 1) if is_plus else (2 * parent + 1, 2 * parent)
                 for own, passed, factor in ((2 * node, first, 1.0), (2 * node + 1, last, tree.slope_at(parent))):
-                    row: list[Any] = [None] * (2 * tree.num_inner)
+                    row = [None] * num_blocks
                     row[own], row[passed] = -eye, factor * eye
                     blocks.append(row)
+                    limits.append(np.zeros(num))
         constraints = sparse.bmat(blocks, format="csr")
-        return cls(constraints=constraints, limits=np.zeros(constraints.shape[0]), bounds=bounds)
+        return cls(constraints=constraints, limits=np.concatenate(limits), bounds=bounds)
 
     def solve(self, cuts: FloatArray, deadline: Deadline) -> tuple[float, FloatArray, FloatArray] | None:
         """Least level, where it is attained, and the weights of the cuts there; ``None`` if the solver failed."""
@@ -215,6 +236,7 @@ class _Program:
         from scipy.optimize import linprog
 
         num_cuts, size = cuts.shape
+        # The level is the last variable.
         last = sparse.csr_matrix(np.concatenate([np.full(num_cuts, -1.0), np.zeros(len(self.limits))])[:, None])
         left = sparse.vstack([sparse.csr_matrix(cuts), self.constraints])
         options = {"time_limit": max(0.05, min(deadline.remaining, 1e6))}

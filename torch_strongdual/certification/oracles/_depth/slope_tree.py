@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_strongdual.certification.oracles._depth.sample_pairs import SamplePairs
+from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
-__all__ = ["Functional", "SlopeTree"]
+__all__ = ["Choices", "Functional", "Leaf", "SlopeTree"]
 
 FloatArray = NDArray[np.float64]
 
@@ -53,12 +55,63 @@ class Functional:
         first, last = (self.above, self.below) if sign > 0 else (self.below, self.above)
         return Functional(above=first, below=_product_rounded_up(slope, last))
 
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choices:
+    r"""What a bound may choose freely: any numbers are valid.
+
+    Args:
+        slopes: :math:`\tau` of every inner node, shape (num_inner, n).
+        flows: How much of the duals each pair takes, nonnegative, shape (p,).
+    """
+
+    slopes: FloatArray
+    flows: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Leaf:
+    r"""A functional of the first pre-activations ``X u``: :math:`f(h) + \sum_p F_p (\pm (h_i - r h_j))_+`.
+
+    Args:
+        functional: f.
+        pairs: Samples i and j, and ratios r.
+        flows: F, nonnegative.
+        sign: Which sign the differences have.
+    """
+
+    functional: Functional
+    pairs: SamplePairs
+    flows: FloatArray
+    sign: float
+
+    @property
+    def is_never_positive(self) -> bool:
+        """Whether the maximum is certainly zero."""
+        return self.functional.is_never_positive and not self.flows.any()
+
+    @property
+    def sample_slopes(self) -> FloatArray:
+        """Lipschitz constants in each sample."""
+        return self.functional.sample_slopes + self.pairs.sample_slopes(self.flows)
+
     def on(self, rows: FloatArray) -> SphereProblem:
         r"""The one-sided problem :math:`\max f(Xu)`: duals :math:`\alpha + \beta`, rounded up, and :math:`-X'\beta`."""
-        duals = self.above + self.below
+        duals = self.functional.above + self.functional.below
         # Rounding up keeps the bound valid, since (h)_+ >= 0; -X'beta is rounded to nearest, which the caller has to allow for.
         duals = np.where(duals != 0, np.nextafter(duals, np.inf), duals)
-        return SphereProblem(rows=rows, duals=duals[:, None], linear=-(rows.T @ self.below)[:, None], one_sided=True)
+        linear = -(rows.T @ self.functional.below)[:, None]
+        used = self.flows > 0
+        if used.any():
+            rows = np.concatenate([rows, self.sign * self.pairs.differences(rows)[used]])
+            duals = np.concatenate([duals, self.flows[used]])
+        return SphereProblem(rows=rows, duals=duals[:, None], linear=linear, one_sided=True)
+
+    def rounding(self, rows: FloatArray) -> float:
+        """What the value of :meth:`on` is off by on the unit ball: sums of n terms in ``-X'beta``, and differences of rows."""
+        num_terms = rows.shape[0] + rows.shape[1] + 4
+        share = float(np.abs(self.functional.below) @ np.linalg.norm(rows, axis=1))
+        return gamma(num_terms) * share + float(self.flows @ self.pairs.rounding(rows)) * (1.0 + gamma(len(self.flows) + 4))
 
 
 def _product_rounded_up(factor: float, values: FloatArray) -> FloatArray:
@@ -79,54 +132,92 @@ class SlopeTree:
     layer replaces a functional by two, one for each sign; the dual norm is at most the largest maximum among the leaves.
     Nodes are numbered as in a heap: the children of i are 2i + 1 (plus) and 2i + 2 (minus).
 
+    Pairs of samples may be taken out of the root and bounded together, see :class:`SamplePairs`.
+
     Args:
-        root: Functional of the pre-activations of the last activation.
+        duals: :math:`\lambda` (n,).
+        last_slope: Slope left of zero of the last activation.
         slopes: Slopes left of zero of the activations below, last layer first.
+        pairs: What may be bounded together.
+        is_deeper: Whether more ReLUs follow than ``slopes`` says (all of them ReLU): one more leaf, of the pairs alone.
     """
 
-    root: Functional
+    duals: FloatArray
+    last_slope: float
     slopes: tuple[float, ...]
+    pairs: SamplePairs
+    is_deeper: bool = False
 
     @classmethod
-    def of(cls, duals: FloatArray, activations: Sequence[float]) -> SlopeTree:  # shape of duals: (n,)
+    def of(cls, duals: FloatArray, activations: Sequence[float], pairs: SamplePairs | None = None) -> SlopeTree:
         r"""Tree of :math:`\lambda' s(g)`, ``activations`` being all slopes, first layer first.
 
         If all are zero two suffice: :math:`\tau = \alpha` at each further layer leaves the functionals as they are, and a
-        deeper ReLU branch reaches what a shallower one does, so that the bound does not depend on the depth beyond two.
+        deeper ReLU branch reaches what a shallower one does, so that the bound does not depend on the depth beyond three
+        (beyond two without pairs).
         """
         kept = tuple(activations)
+        pairs = SamplePairs.none(len(duals)) if pairs is None else pairs
+        is_deeper = not any(kept) and len(kept) > 2 and pairs.number > 0
         if not any(kept):
             kept = kept[:2]
-        root = Functional(above=duals, below=_product_rounded_up(kept[-1], -duals))
-        return cls(root=root, slopes=kept[-2::-1])
+        return cls(duals=duals, last_slope=kept[-1], slopes=kept[-2::-1], pairs=pairs, is_deeper=is_deeper)
 
     @property
     def num_inner(self) -> int:
         """Number of nodes that are convexified."""
         return int(2 ** len(self.slopes) - 1)
 
+    @property
+    def num_leaves(self) -> int:
+        """Number of leaves."""
+        return self.num_inner + 1 + int(self.is_deeper)
+
     def slope_at(self, node: int) -> float:
         """Slope of the activation between an inner ``node`` and its children."""
         return self.slopes[(node + 1).bit_length() - 1]
 
-    def nodes(self, choices: FloatArray) -> list[Functional]:  # shape: (num_inner, n)
-        r"""All functionals: the inner ones convexified with ``choices`` of :math:`\tau`, then the leaves."""
-        found = [self.root]
+    def sign_at(self, node: int) -> float:
+        """Product of the signs on the way from the root to ``node``."""
+        sign = 1.0
+        while node > 0:
+            sign = sign if node % 2 == 1 else -sign
+            node = (node - 1) // 2
+        return sign
+
+    def root(self, flows: FloatArray) -> Functional:  # shape: (p,)
+        """Functional of the pre-activations of the last activation, without what the pairs take; rounded upward."""
+        least, most = self.pairs.left_over(self.duals, flows)
+        return Functional(above=most, below=_product_rounded_up(self.last_slope, -least))
+
+    def nodes(self, choices: Choices) -> list[Functional]:
+        r"""All functionals, pairs apart: the inner ones convexified with ``choices`` of :math:`\tau`, then the leaves."""
+        found = [self.root(choices.flows)]
         for node in range(self.num_inner):
-            found[node] = found[node].convexified(choices[node])
+            found[node] = found[node].convexified(choices.slopes[node])
             found.extend(found[node].behind(self.slope_at(node), sign) for sign in (1, -1))
         return found
 
-    def leaves(self, choices: FloatArray) -> list[Functional]:
+    def leaves(self, choices: Choices) -> list[Leaf]:
         """Functionals of the first pre-activations ``X u``."""
-        return self.nodes(choices)[self.num_inner :]
+        functionals = self.nodes(choices)[self.num_inner :]
+        signs = [self.sign_at(self.num_inner + leaf) for leaf in range(len(functionals))]
+        if self.is_deeper:
+            nothing = np.zeros(len(self.duals))
+            functionals.append(Functional(above=nothing, below=nothing))
+            signs.append(1.0)
+        return [
+            Leaf(functional=functional, pairs=self.pairs, flows=choices.flows, sign=sign)
+            for functional, sign in zip(functionals, signs, strict=True)
+        ]
 
-    def middle(self) -> FloatArray:  # shape: (num_inner, n)
-        r"""Choices of :math:`\tau` in the middle of their ranges."""
-        choices = np.zeros((self.num_inner, len(self.root.above)))
-        found = [self.root]
+    def middle(self) -> Choices:
+        r"""Choices of :math:`\tau` in the middle of their ranges, no pairs."""
+        slopes = np.zeros((self.num_inner, len(self.duals)))
+        flows = np.zeros(self.pairs.number)
+        found = [self.root(flows)]
         for node in range(self.num_inner):
-            choices[node] = 0.5 * (found[node].above - found[node].below)
-            found[node] = found[node].convexified(choices[node])
+            slopes[node] = 0.5 * (found[node].above - found[node].below)
+            found[node] = found[node].convexified(slopes[node])
             found.extend(found[node].behind(self.slope_at(node), sign) for sign in (1, -1))
-        return choices
+        return Choices(slopes=slopes, flows=flows)
