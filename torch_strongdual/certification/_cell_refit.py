@@ -22,7 +22,7 @@ from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss, SoftmaxLoss
 
-__all__ = ["has_cells", "refitted_in_cells"]
+__all__ = ["activation_patterns", "has_cells", "refitted_in_cells"]
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -116,7 +116,7 @@ class _Cells:
         magnitudes = joined.magnitudes().numpy() * (np.arange(joined.number) < branches.alive().number)
         outputs = branches.outputs(problem)
         slopes = problem.loss.residual(outputs).numpy() @ directions.T  # (n, number)
-        patterns = _patterns(space.rows, hidden, slopes.T)
+        patterns = activation_patterns(space.rows, hidden, slopes.T)
         keys = [
             (pattern.tobytes(), np.round(direction, 6).tobytes())
             for pattern, direction in zip(patterns, directions, strict=True)
@@ -198,7 +198,7 @@ class _Cells:
         return dataclasses.replace(self.template, weights=(first[:, None], last[:, :, None]), output_bias=bias)
 
 
-def _patterns(rows: FloatArray, points: FloatArray, slopes: FloatArray) -> BoolArray:
+def activation_patterns(rows: FloatArray, points: FloatArray, slopes: FloatArray) -> BoolArray:
     """Which samples are active; on a kink those that the branch gains by (``slopes``, the residual along its output)."""
     hidden = points @ rows.T
     sizes = np.linalg.norm(points, axis=1)[:, None] * np.linalg.norm(rows, axis=1)

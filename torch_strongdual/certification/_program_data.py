@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.errors import UnsupportedLossError
-from torch_strongdual.losses import HuberFamilyLoss, LogisticLoss, SoftmaxLoss
 
 __all__ = ["ProgramData", "ProgramShape"]
 
@@ -96,23 +94,23 @@ class ProgramData:
         """
         loss = problem.loss
         limit = torch.tensor(problem.dual_norm_limit, dtype=torch.float64) if limit is None else limit
-        kind, output_unit, dual_unit, rows, last = _scaled_loss(loss, loss.targets if targets is None else targets)
+        scaled = ScaledLoss.of(loss, targets)
         lengths = torch.linalg.vector_norm(atoms, dim=0)
         return cls(
             shape=ProgramShape(
-                kind=kind,
+                kind=scaled.kind,
                 num_samples=atoms.shape[0],
                 num_outputs=loss.num_outputs,
                 num_atoms=atoms.shape[1],
                 output_bias=problem.spec.output_bias,
             ),
             atoms=atoms / lengths,
-            weights=limit / (lengths * dual_unit),
-            targets=rows,
-            last=last,
+            weights=limit / (lengths * scaled.dual_unit),
+            targets=scaled.targets,
+            last=scaled.last,
             lengths=lengths,
-            output_unit=output_unit,
-            dual_unit=dual_unit,
+            output_unit=scaled.output_unit,
+            dual_unit=scaled.dual_unit,
         )
 
     def padded(self) -> ProgramData:
@@ -133,22 +131,3 @@ class ProgramData:
     def coefficients_from(self, rows: Tensor) -> Tensor:
         """Coefficients of the atoms as they were given."""
         return rows * (self.output_unit / self.lengths)[:, None]
-
-
-def _scaled_loss(loss: Any, targets: Tensor) -> tuple[str, float, float, Tensor, Tensor | None]:
-    """Kind, unit of outputs, unit of dual points, targets in these units, and the loss's own parameter."""
-    if isinstance(loss, HuberFamilyLoss):
-        size = max(float(loss.targets.abs().max()), 1e-300)
-        if loss.width == 0.0:
-            return "absolute", size, loss.slope_bound / loss.normalizer, targets / size, None
-        unit = size / (loss.normalizer * loss.width)
-        if loss.slope_bound == math.inf:
-            return "squared", size, unit, targets / size, None
-        kink = torch.tensor(loss.slope_bound * loss.width / size, dtype=torch.float64)
-        return "huber", size, unit, targets / size, kink
-    if isinstance(loss, LogisticLoss):
-        positive = targets * loss.positive_weight
-        return "logistic", 1.0, 1.0 / loss.normalizer, positive, positive + 1.0 - targets
-    if isinstance(loss, SoftmaxLoss):
-        return "softmax", 1.0, 1.0 / loss.normalizer, targets, targets.sum(dim=1)
-    raise UnsupportedLossError(f"{type(loss).__name__} has no cone program here; expected a loss of torch_strongdual.losses.")

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_strongdual.certification._cone_layer import SOLVER_SETTINGS, cone_layer, imported_cvxpy, solved_layer
 from torch_strongdual.certification._program_data import ProgramData, ProgramShape
-from torch_strongdual.errors import MissingDependencyError, SolverError
+from torch_strongdual.certification._scaled_loss import loss_expression
+from torch_strongdual.errors import SolverError
 
 __all__ = ["ProgramSolution", "RestrictedPrograms", "fits_layer"]
 
-_TOLERANCE = 1e-10  # of Clarabel, which ends with what it can reach
 # Atoms times samples times outputs. Measured: at this size canonicalising takes up to half a second, as long as one to three
 # solutions by first-order steps, and a solution a tenth of that; at eight times the size seconds and gigabytes.
 _LARGEST_LAYER = 16_000
@@ -75,7 +76,7 @@ class RestrictedPrograms:
             MissingDependencyError: If cvxpy or cvxpylayers is not installed.
         """
         padded = data.padded()
-        settings: dict[str, Any] = {f"tol_{name}": _TOLERANCE for name in ("gap_abs", "gap_rel", "feas")}
+        settings: dict[str, Any] = dict(SOLVER_SETTINGS)
         if math.isfinite(seconds):
             settings["time_limit"] = max(seconds, 1e-3)
         with warnings.catch_warnings():
@@ -104,28 +105,19 @@ class RestrictedPrograms:
 
 
 def _canonicalised(shape: ProgramShape) -> Any:
-    cp = _cvxpy()
-    try:
-        from cvxpylayers.torch import CvxpyLayer
-    except ImportError as error:
-        raise MissingDependencyError("cvxpylayers", purpose="Solving restricted programs") from error
+    cp = imported_cvxpy()
     parameters = [cp.Parameter(size, nonneg=sign) for size, sign in shape.parameter_shapes()]
     program, variables = _program(shape, parameters)
-    return CvxpyLayer(program, parameters, variables)
+    return cone_layer(program, parameters, variables)
 
 
 def _solve_layer(layer: Any, data: ProgramData, settings: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    # CvxpyLayer(solver="CLARABEL") raises in cvxpylayers 1.2: the solver is named in each call.
-    try:
-        found = layer(*data.parameters(), solver_args={"solve_method": "Clarabel", **settings})
-    except Exception as error:  # diffcp's own SolverError; RuntimeError and ValueError of matrices it cannot take
-        raise SolverError("The restricted program was not solved.", solver="Clarabel", solver_status=str(error)) from error
-    rows, outputs, multipliers = found
+    rows, outputs, multipliers = solved_layer(layer, data.parameters(), settings)
     return rows, outputs, multipliers
 
 
 def _solve_once(data: ProgramData, settings: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    cp = _cvxpy()
+    cp = imported_cvxpy()
     program, variables = _program(data.shape, [tensor.detach().numpy() for tensor in data.parameters()])
     try:
         program.solve(solver=cp.CLARABEL, **settings)
@@ -139,7 +131,7 @@ def _solve_once(data: ProgramData, settings: dict[str, Any]) -> tuple[Tensor, Te
 
 def _program(shape: ProgramShape, parameters: list[Any]) -> tuple[Any, list[Any]]:
     """Minimise ``loss(F) + weights' |rows of V|`` subject to ``F = A V + 1 b'``; V, F and the multipliers of the constraint."""
-    cp = _cvxpy()
+    cp = imported_cvxpy()
     atoms, weights, targets, *own = parameters
     rows = cp.Variable((shape.num_atoms, shape.num_outputs))
     outputs = cp.Variable((shape.num_samples, shape.num_outputs))
@@ -147,24 +139,6 @@ def _program(shape: ProgramShape, parameters: list[Any]) -> tuple[Any, list[Any]
     if shape.output_bias:
         combined = combined + np.ones((shape.num_samples, 1)) @ cp.Variable((1, shape.num_outputs))
     fits = outputs == combined
-    if shape.kind == "squared":
-        loss = 0.5 * cp.sum_squares(outputs - targets)
-    elif shape.kind == "huber":
-        outliers = cp.Variable(outputs.shape)
-        loss = 0.5 * cp.sum_squares(outputs - targets - outliers) + own[0] * cp.sum(cp.abs(outliers))
-    elif shape.kind == "absolute":
-        loss = cp.sum(cp.abs(outputs - targets))
-    elif shape.kind == "logistic":
-        loss = cp.sum(cp.multiply(own[0], cp.logistic(outputs))) - cp.sum(cp.multiply(targets, outputs))
-    else:
-        loss = cp.sum(cp.multiply(own[0], cp.log_sum_exp(outputs, axis=1))) - cp.sum(cp.multiply(targets, outputs))
+    loss = loss_expression(shape.kind, outputs, targets, *own)
     lengths = cp.abs(rows)[:, 0] if shape.num_outputs == 1 else cp.norm(rows, 2, axis=1)
     return cp.Problem(cp.Minimize(loss + weights @ lengths), [fits]), [rows, outputs, fits.dual_variables[0]]
-
-
-def _cvxpy() -> Any:
-    try:
-        import cvxpy
-    except ImportError as error:
-        raise MissingDependencyError("cvxpy", purpose="Solving restricted programs") from error
-    return cvxpy

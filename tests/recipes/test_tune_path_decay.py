@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib.image
+
+from torch_strongdual.recipes import tune_path_decay
+from torch_strongdual.recipes.tune_path_decay import Evaluation, tune
+
+
+def test_the_gradient_finds_what_a_grid_finds(tmp_path: Path) -> None:
+    record = tune_path_decay.main(["--fast", "--output", str(tmp_path)])
+    assert record["is_certified"] is True
+    tuned, grid = record["best_tuned"], record["best_on_grid"]
+    assert tuned.validation_loss <= 1.02 * grid.validation_loss
+    assert len(record["tuned"]) <= 4 == len(record["grid"])
+    stored = json.loads((tmp_path / "record.json").read_text())
+    assert stored["best_tuned"]["path_decay"] == tuned.path_decay
+    assert float((matplotlib.image.imread(tmp_path / "validation.png")[:, :, :3] < 0.9).any(axis=2).mean()) > 0.02
+
+
+def test_tuning_finds_where_the_slope_vanishes_from_both_sides() -> None:
+    def evaluate(path_decay: float) -> Evaluation:
+        distance = math.log(path_decay / 0.3)
+        return Evaluation(
+            path_decay=path_decay,
+            validation_loss=1.0 + math.cosh(distance),
+            slope=math.sinh(distance),
+            test_loss=0.0,
+            relative_gap=0.0,
+            is_certified=True,
+            num_branches=1,
+        )
+
+    for start in (0.01, 0.3, 20.0):
+        found = tune(evaluate, start, 12)
+        assert abs(math.log(found[-1].path_decay / 0.3)) < 0.01
+        assert len(found) <= 9
+    assert len(tune(evaluate, 1e6, 3)) == 3
