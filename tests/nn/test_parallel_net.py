@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -130,28 +131,48 @@ class TestOutputs:
         assert torch.autograd.gradgradcheck(function, arguments)
 
 
+def saved_bytes(net: nn.Module, inputs: Tensor) -> int:
+    """What a forward pass keeps for the backward pass, parameters and inputs apart; each storage once."""
+    own = {p.untyped_storage().data_ptr() for p in [*net.parameters(), inputs]}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = net(inputs)
+    assert outputs.requires_grad
+    return sum(saved.values())
+
+
+class TestMemory:
+    @pytest.mark.parametrize("num_outputs", [1, 10])
+    @pytest.mark.parametrize("hidden", [(8,), (8, 8), (8, 8, 8)])
+    def test_keeps_as_much_as_one_network_of_the_same_width(self, hidden: tuple[int, ...], num_outputs: int) -> None:
+        """Rectified hidden layers, which are the inputs of the next layer, and nothing else."""
+        num_branches, num_samples = 16, 512
+
+        def layers(factor: int) -> list[nn.Module]:
+            widths = [3, *[factor * width for width in hidden]]
+            linears = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())]
+            return [*linears, nn.Linear(widths[-1], num_outputs)]
+
+        inputs = torch.randn(num_samples, 3)
+        wide = saved_bytes(nn.Sequential(*layers(num_branches)), inputs)
+        assert wide == 4 * num_branches * sum(hidden) * num_samples
+        assert saved_bytes(ParallelNet(*layers(1), num_branches=num_branches), inputs) <= 1.1 * wide
+
+
 class TestChunks:
-    def saved_bytes(self, chunk_size: int | None) -> int:
-        net = ParallelNet(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1), num_branches=16,
-                          chunk_size=chunk_size)  # fmt: skip
-        own = {p.untyped_storage().data_ptr() for p in net.parameters()}
-        saved: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = net(torch.randn(64, 2))
-        assert outputs.requires_grad
-        return sum(saved.values())
-
     def test_activations_are_not_kept(self) -> None:
+        layers = nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)
+        inputs = torch.randn(64, 2)
         activation_bytes = 16 * 32 * 64 * 4
-        assert self.saved_bytes(None) >= 2 * activation_bytes
-        assert self.saved_bytes(4) < activation_bytes / 4
+        assert saved_bytes(ParallelNet(*layers, num_branches=16), inputs) >= 2 * activation_bytes
+        assert saved_bytes(ParallelNet(*layers, num_branches=16, chunk_size=4), inputs) < activation_bytes / 4
 
     def test_backward_after_functional_call_uses_the_parameters_of_the_call(self) -> None:
         net = make_net("three_layers", 4, chunk_size=2)
