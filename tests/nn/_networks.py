@@ -54,9 +54,14 @@ HOMOGENEOUS = [name for name in BRANCHES if name not in ("three_layers_biases", 
 
 
 def make_net(
-    kind: str, num_branches: int = 3, *, chunk_size: int | None = None, dtype: torch.dtype = torch.float64
+    kind: str,
+    num_branches: int = 3,
+    *,
+    chunk_size: int | None = None,
+    recompute: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> ParallelNet:
-    return ParallelNet(*BRANCHES[kind](), num_branches=num_branches, chunk_size=chunk_size, dtype=dtype)
+    return ParallelNet(*BRANCHES[kind](), num_branches=num_branches, chunk_size=chunk_size, recompute=recompute, dtype=dtype)
 
 
 def looped_outputs(net: ParallelNet, inputs: Tensor) -> Tensor:

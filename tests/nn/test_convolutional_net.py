@@ -71,7 +71,8 @@ Layers = Callable[[], list[nn.Module]]
 
 
 def make_net(layers: Layers, num_branches: int, chunk_size: int | None = None) -> ParallelNet:
-    return ParallelNet(*layers(), num_branches=num_branches, chunk_size=chunk_size, dtype=torch.float64)
+    recompute = chunk_size is not None
+    return ParallelNet(*layers(), num_branches=num_branches, chunk_size=chunk_size, recompute=recompute, dtype=torch.float64)
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from itertools import pairwise
 
 import pytest
 import torch
@@ -117,9 +116,11 @@ class TestOutputs:
             assert outputs[0].isnan().all()
             assert outputs[1].isfinite().all()
 
-    @pytest.mark.parametrize(("kind", "chunk_size"), [("two_layers", None), ("two_layers", 1), ("gated_deep", None)])
-    def test_gradcheck(self, kind: str, chunk_size: int | None) -> None:
-        net = make_net(kind, 2, chunk_size=chunk_size)
+    @pytest.mark.parametrize(
+        ("kind", "chunk_size", "recompute"), [("two_layers", None, False), ("two_layers", 1, True), ("gated_deep", 1, False)]
+    )
+    def test_gradcheck(self, kind: str, chunk_size: int | None, recompute: bool) -> None:
+        net = make_net(kind, 2, chunk_size=chunk_size, recompute=recompute)
         names, parameters = zip(*net.named_parameters(), strict=True)
 
         def function(inputs: Tensor, *values: Tensor) -> Tensor:
@@ -131,51 +132,9 @@ class TestOutputs:
         assert torch.autograd.gradgradcheck(function, arguments)
 
 
-def saved_bytes(net: nn.Module, inputs: Tensor) -> int:
-    """What a forward pass keeps for the backward pass, parameters and inputs apart; each storage once."""
-    own = {p.untyped_storage().data_ptr() for p in [*net.parameters(), inputs]}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = net(inputs)
-    assert outputs.requires_grad
-    return sum(saved.values())
-
-
-class TestMemory:
-    @pytest.mark.parametrize("num_outputs", [1, 10])
-    @pytest.mark.parametrize("hidden", [(8,), (8, 8), (8, 8, 8)])
-    def test_keeps_as_much_as_one_network_of_the_same_width(self, hidden: tuple[int, ...], num_outputs: int) -> None:
-        """Rectified hidden layers, which are the inputs of the next layer, and nothing else."""
-        num_branches, num_samples = 16, 512
-
-        def layers(factor: int) -> list[nn.Module]:
-            widths = [3, *[factor * width for width in hidden]]
-            linears = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())]
-            return [*linears, nn.Linear(widths[-1], num_outputs)]
-
-        inputs = torch.randn(num_samples, 3)
-        wide = saved_bytes(nn.Sequential(*layers(num_branches)), inputs)
-        assert wide == 4 * num_branches * sum(hidden) * num_samples
-        assert saved_bytes(ParallelNet(*layers(1), num_branches=num_branches), inputs) <= 1.1 * wide
-
-
-class TestChunks:
-    def test_activations_are_not_kept(self) -> None:
-        layers = nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)
-        inputs = torch.randn(64, 2)
-        activation_bytes = 16 * 32 * 64 * 4
-        assert saved_bytes(ParallelNet(*layers, num_branches=16), inputs) >= 2 * activation_bytes
-        assert saved_bytes(ParallelNet(*layers, num_branches=16, chunk_size=4), inputs) < activation_bytes / 4
-
+class TestRecomputation:
     def test_backward_after_functional_call_uses_the_parameters_of_the_call(self) -> None:
-        net = make_net("three_layers", 4, chunk_size=2)
+        net = make_net("three_layers", 4, chunk_size=2, recompute=True)
         inputs = torch.randn(5, 3, dtype=torch.float64)
         values = {name: (2 * p.detach()).requires_grad_() for name, p in net.named_parameters()}
         torch.func.functional_call(net, values, (inputs,)).sum().backward()
@@ -253,10 +212,11 @@ class TestInitialisation:
     def test_from_sequential(self) -> None:
         sequential = nn.Sequential(OrderedDict(a=nn.Linear(3, 4), b=nn.ReLU(), c=nn.Linear(4, 1))).eval()
         state = {name: value.clone() for name, value in sequential.state_dict().items()}
-        net = ParallelNet.from_sequential(sequential, num_branches=3, chunk_size=2)
+        net = ParallelNet.from_sequential(sequential, num_branches=3, chunk_size=2, recompute=True)
         assert isinstance(net, ParallelNet)
         assert not net.training
         assert net.chunk_size == 2
+        assert net.recompute
         inputs = torch.randn(4, 3)
         torch.testing.assert_close(net.branch(0)(inputs) + net.output_bias, sequential(inputs))
         assert not torch.equal(net.branch(1).get_parameter("a.weight"), net.branch(0).get_parameter("a.weight"))

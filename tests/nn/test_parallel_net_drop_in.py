@@ -17,13 +17,13 @@ from .._typed_torch import backward, jacobian
 from ._networks import BRANCHES, make_net
 
 KINDS = ["two_layers", "three_layers_biases", "gated_deep"]
-CHUNKS = [None, 2]
+CHUNKS = [None, 2]  # chunks are recomputed in the backward pass
 
 
 @pytest.fixture(params=[(kind, chunk) for kind in KINDS for chunk in CHUNKS], ids=lambda p: f"{p[0]}-{p[1]}")
 def net(request: pytest.FixtureRequest) -> ParallelNet:
     kind, chunk_size = request.param
-    return make_net(kind, 3, chunk_size=chunk_size)
+    return make_net(kind, 3, chunk_size=chunk_size, recompute=chunk_size is not None)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_gradients_have_the_strides_of_their_parameters(
 ) -> None:
     """DistributedDataParallel warns if they differ, even along axes of length one."""
     layers = [nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), GatedReLU(2), nn.Linear(width, num_outputs)]
-    net = ParallelNet(*layers, num_branches=num_branches, chunk_size=chunk_size)
+    net = ParallelNet(*layers, num_branches=num_branches, chunk_size=chunk_size, recompute=chunk_size is not None)
     for num_samples in (1, 7):
         net.zero_grad()
         backward(net(torch.randn(num_samples, 2)).square().sum())
@@ -152,7 +152,7 @@ class TestAutocast:
     @pytest.mark.parametrize("num_branches", [1, 3])
     @pytest.mark.parametrize("chunk_size", [None, 2])
     def test_output_has_the_dtype_of_autocast(self, kind: str, num_branches: int, chunk_size: int | None) -> None:
-        net = make_net(kind, num_branches, chunk_size=chunk_size, dtype=torch.float32)
+        net = make_net(kind, num_branches, chunk_size=chunk_size, recompute=chunk_size is not None, dtype=torch.float32)
         inputs = torch.randn(8, 3)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = net(inputs)
@@ -179,7 +179,7 @@ class TestTransforms:
     @pytest.mark.parametrize(("kind", "chunk_size"), [("two_layers", None), ("gated_deep", 2)])
     def test_compile_without_graph_break(self, kind: str, chunk_size: int | None, inputs: Tensor, backend: str) -> None:
         torch.compiler.reset()
-        net = make_net(kind, 3, chunk_size=chunk_size)
+        net = make_net(kind, 3, chunk_size=chunk_size, recompute=chunk_size is not None)
         compiled = torch.compile(net, backend=backend, fullgraph=True)
         torch.testing.assert_close(compiled(inputs), net(inputs))
         compiled(inputs).sum().backward()
@@ -260,11 +260,11 @@ class TestHooksAndText:
         assert shapes == [torch.Size((3, 4, 5))]
 
     def test_repr_shows_the_branch(self) -> None:
-        text = repr(make_net("gated_deep", 5, chunk_size=2))
-        assert text.startswith("ParallelNet(\n  num_branches=5, chunk_size=2\n")
+        text = repr(make_net("gated_deep", 5, chunk_size=2, recompute=True))
+        assert text.startswith("ParallelNet(\n  num_branches=5, chunk_size=2, recompute=True\n")
         for part in ("in_features=3, out_features=4, bias=True", "GatedReLU", "ReLU()", "bias=shared"):
             assert part in text
-        assert "chunk_size" not in repr(make_net("two_layers", 5))
+        assert repr(ParallelNet(*BRANCHES["two_layers"](), num_branches=5)).startswith("ParallelNet(\n  num_branches=5\n")
 
     def test_parametrization_of_a_stacked_weight(self) -> None:
         class Zero(nn.Module):

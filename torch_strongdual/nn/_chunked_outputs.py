@@ -1,4 +1,4 @@
-"""The forward pass in chunks of branches, recomputed in the backward pass."""
+"""The forward pass in chunks of branches, and its recomputation in the backward pass."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def chunked_outputs(
     activations: Callable[[slice], list[Callable[[Tensor], Tensor]]],
     chunk_size: int | None,
     *,
+    recompute: bool = False,
     evaluate: Callable[..., Tensor] = stacked_outputs,
 ) -> Tensor:  # shape: (num_samples, out_features)
     """Evaluate :func:`~torch_strongdual.functional.stacked_outputs.stacked_outputs` on ``chunk_size`` branches at a time.
@@ -31,9 +32,11 @@ def chunked_outputs(
         biases: The last one is added once.
         activations: Maps a slice of the branches to their activations.
         chunk_size: ``None`` for all branches at once.
+        recompute: Whether to keep no activations for the backward pass but compute them again, a chunk at a time.
         evaluate: What to evaluate instead of ``stacked_outputs``, with the same arguments.
     """
     num_branches = weights[0].shape[0]
+    evaluate = _recomputing(evaluate) if recompute and _can_recompute() else evaluate
     if chunk_size is None or chunk_size >= num_branches:
         return evaluate(inputs, weights, biases, activations(slice(None)))
     # Split once: the gradient of a slice is as large as the whole, so slices would cost the square of the number of chunks.
@@ -41,8 +44,7 @@ def chunked_outputs(
     bias_chunks = [None if bias is None else torch.split(bias, chunk_size) for bias in biases[:-1]]
     outputs: Tensor | None = None
     for index, chunk_weights in enumerate(weight_chunks):
-        chunk = _recomputed_outputs(
-            evaluate,
+        chunk = evaluate(
             inputs,
             list(chunk_weights),
             [*[None if parts is None else parts[index] for parts in bias_chunks], biases[-1] if index == 0 else None],
@@ -52,17 +54,11 @@ def chunked_outputs(
     return cast(Tensor, outputs)
 
 
-def _recomputed_outputs(
-    evaluate: Callable[..., Tensor],
-    inputs: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    activations: list[Callable[[Tensor], Tensor]],
-) -> Tensor:
-    if not _can_recompute():
-        return evaluate(inputs, weights, biases, activations)
-    outputs = checkpoint(evaluate, inputs, weights, biases, activations, use_reentrant=False, preserve_rng_state=False)
-    return cast(Tensor, outputs)
+def _recomputing(evaluate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def outputs(*arguments: object) -> Tensor:
+        return cast(Tensor, checkpoint(evaluate, *arguments, use_reentrant=False, preserve_rng_state=False))
+
+    return outputs
 
 
 def _can_recompute() -> bool:

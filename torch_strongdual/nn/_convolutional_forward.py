@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_strongdual.errors import ShapeError
 from torch_strongdual.functional.convolved_outputs import convolved_outputs
+from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
 from torch_strongdual.nn._stacked_convolution import StackedConvolution
 from torch_strongdual.nn._stacked_layer import StackedLayer
@@ -20,7 +21,9 @@ def convolutional_outputs(
     inputs: Tensor,  # shape: (num_samples, channels, *spatial)
     linears: Sequence[StackedLayer],
     between: Sequence[Sequence[nn.Module]],
-    chunk_size: int | None,
+    chunk_size: ChunkSize,
+    *,
+    recompute: bool,
 ) -> Tensor:  # shape: (num_samples, out_features)
     """Sum of the outputs of all branches.
 
@@ -28,7 +31,8 @@ def convolutional_outputs(
         inputs: Images or signals.
         linears: Convolutions, then linear layers.
         between: The modules behind each of them but the last.
-        chunk_size: Branches at a time; ``None`` for all at once.
+        chunk_size: Branches at a time; ``None`` for all at once, ``"auto"`` by their size.
+        recompute: Whether activations are computed again in the backward pass instead of kept.
 
     Raises:
         ShapeError: If the inputs are not what the first convolution takes, or the first linear layer gets another width.
@@ -43,7 +47,8 @@ def convolutional_outputs(
         [layer.weight for layer in linears],
         [layer.bias for layer in linears],
         lambda _: activations,
-        chunk_size,
+        branches_at_a_time(chunk_size, inputs, linears, recompute=recompute),
+        recompute=recompute,
         evaluate=partial(convolved_outputs, geometries=[layer.geometry for layer in convolutions]),
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torch_strongdual.functional.convolved_outputs import ConvolutionGeometry
 from torch_strongdual.nn._stacked_layer import StackedLayer, copied_parameter, stacked_parameters
@@ -42,6 +45,16 @@ class StackedConvolution(StackedLayer):
             geometry=ConvolutionGeometry(stride=layer.stride, padding=layer.padding, dilation=layer.dilation),
         )
         return stacked.copy_first_branch_(layer.weight, layer.bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Hand ``fn`` the kernels as those of one convolution: only such tensors can be made ``torch.channels_last``."""
+
+        def on_kernels(tensor: Tensor) -> Tensor:
+            if tensor.ndim != self.weight.ndim:
+                return fn(tensor)
+            return fn(tensor.flatten(0, 1)).reshape(tensor.shape)
+
+        return super()._apply(on_kernels, recurse)  # type: ignore[no-untyped-call]
 
     def branch_layer(self, index: int, *, with_shared_bias: bool) -> nn.Conv1d | nn.Conv2d:
         """Return branch ``index`` as a layer of its own, a copy."""

@@ -15,6 +15,7 @@ from torch_strongdual.functional.path_penalty import path_penalty
 from torch_strongdual.nn import _branch_surgery as surgery
 from torch_strongdual.nn._branch_inputs import flat_branch_inputs
 from torch_strongdual.nn._branch_layers import BranchLayers
+from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time, check_chunk_size, check_count
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
 from torch_strongdual.nn._composed_activation import composed_activation
 from torch_strongdual.nn._convolutional_forward import convolutional_outputs
@@ -53,9 +54,11 @@ class ParallelNet(nn.Module):
     Args:
         *layers: The layers of a branch, or one OrderedDict of them.
         num_branches: Number of branches, at least one.
-        chunk_size: Evaluate this many branches at a time, through the whole depth, and recompute them in the backward pass,
-            so that the activations of one chunk only are in memory. ``None``: all at once. The result is the same up to
-            rounding. (Inside :mod:`torch.func` transforms, which do not support recomputation, activations are kept.)
+        chunk_size: Evaluate this many branches at a time, through the whole depth; ``None``: all at once. The result is the
+            same up to rounding. ``"auto"``: on a CPU, chunks of 8 MiB once the largest activation of all branches is above
+            32 MiB, where they are up to twice as fast; all at once otherwise, and under :func:`torch.compile`.
+        recompute: Keep no activations for the backward pass but compute them again, so that those of one chunk only are in
+            memory, for about a third more time. (Inside :mod:`torch.func` transforms, which do not support it, they are kept.)
         device: Where the parameters live; that of the layers if ``None``.
         dtype: Of the parameters; that of the layers if ``None``. Gates are float64 always.
 
@@ -85,14 +88,14 @@ class ParallelNet(nn.Module):
         self,
         *layers: nn.Module | OrderedDict[str, nn.Module],
         num_branches: int,
-        chunk_size: int | None = None,
+        chunk_size: ChunkSize = "auto",
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_count("num_branches", num_branches)
-        if chunk_size is not None:
-            _check_count("chunk_size", chunk_size)
+        check_count("num_branches", num_branches)
+        check_chunk_size(chunk_size)
         if dtype is not None and not dtype.is_floating_point:
             raise UnsupportedModelError(f"`dtype` is {dtype}; expected a real floating point dtype.")
         if len(layers) == 1 and isinstance(layers[0], OrderedDict):
@@ -101,6 +104,7 @@ class ParallelNet(nn.Module):
             named = [(str(position), layer) for position, layer in enumerate(layers)]
         branch = BranchLayers.parse(named)
         self.chunk_size = chunk_size
+        self.recompute = recompute
         self._flatten = branch.flatten
         self._linear_names = branch.linear_names
         self._activation_names = branch.activation_names
@@ -115,7 +119,8 @@ class ParallelNet(nn.Module):
         sequential: nn.Sequential,
         *,
         num_branches: int,
-        chunk_size: int | None = None,
+        chunk_size: ChunkSize = "auto",
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
@@ -125,6 +130,7 @@ class ParallelNet(nn.Module):
             sequential: The branch; it is not changed and shares nothing with the result.
             num_branches: See the class, as the other arguments.
             chunk_size: See the class.
+            recompute: See the class.
             device: See the class.
             dtype: See the class.
 
@@ -152,6 +158,7 @@ class ParallelNet(nn.Module):
             layers,
             num_branches=num_branches,
             chunk_size=chunk_size,
+            recompute=recompute,
             device=device,
             dtype=dtype,
         )
@@ -232,7 +239,7 @@ class ParallelNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the sum of the outputs of all branches."""
         if self._num_convolutions:
-            return convolutional_outputs(inputs, self._linears, self._between, self.chunk_size)
+            return convolutional_outputs(inputs, self._linears, self._between, self.chunk_size, recompute=self.recompute)
         flat = flat_branch_inputs(inputs, self._linears[0].weight.shape[2], flatten=self._flatten)
         masks = {name: m.masks(flat) for name, m in self._modules.items() if isinstance(m, StackedGatedReLU)}
         linears = self._linears
@@ -241,7 +248,8 @@ class ParallelNet(nn.Module):
             [linear.weight for linear in linears],
             [linear.bias for linear in linears],
             lambda branches: [self._activation(names, masks, branches) for names in self._activation_names],
-            self.chunk_size,
+            branches_at_a_time(self.chunk_size, flat, linears, recompute=self.recompute),
+            recompute=self.recompute,
         )
         return outputs if self._flatten or inputs.ndim == 2 else outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
 
@@ -376,11 +384,6 @@ class ParallelNet(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """Number of branches, and of those evaluated at a time."""
-        chunks = "" if self.chunk_size is None else f", chunk_size={self.chunk_size}"
-        return f"num_branches={self.num_branches}{chunks}"
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"`{name}` is {value!r}; expected an integer >= 1.")
+        """Number of branches, and how they are evaluated where that was asked for."""
+        chunks = "" if self.chunk_size == "auto" else f", chunk_size={self.chunk_size}"
+        return f"num_branches={self.num_branches}{chunks}{', recompute=True' if self.recompute else ''}"
