@@ -40,6 +40,11 @@ def _check_text(name: str, value: object) -> None:
         raise InvalidInputError(f"`{name}` is {value!r}; expected a string that is not empty.")
 
 
+def _check_switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"`{name}` is {value!r}; expected True or False.")
+
+
 def _check_oracle(name: str, value: object) -> None:
     if not isinstance(value, AbstractDualNormOracle):
         raise InvalidInputError(f"`{name}` is of type {type(value).__name__}; expected a dual norm oracle.")
@@ -56,7 +61,7 @@ def _check_penalty(name: str, value: str) -> None:
     check_in(name, value, CERTIFIED_PENALTIES)
 
 
-_REQUIRED = frozenset({"every_n_epochs", "rtol", "time_budget", "name"})
+_REQUIRED = frozenset({"every_n_epochs", "rtol", "time_budget", "name", "background"})
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "every_n_epochs": _check_count,
     "net": _check_text,
@@ -68,4 +73,5 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "rtol": check_positive,
     "time_budget": check_positive,
     "name": _check_text,
+    "background": _check_switch,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,10 @@ from torch import Tensor, nn
 from torch_strongdual.certification import Certificate, Deadline, DualSolver, TrainingProblem
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.errors import SoundnessError
-from torch_strongdual.nn import ParallelWeights
 
 from ._fingerprint import data_digest, problem_fingerprint
+from ._objective import Objective
 from ._plain_state import plain_state
-from ._trained_objective import PathPenalty
 from .certification_record import CertificationRecord
 
 __all__ = ["Attempt", "BoundKeeper"]
@@ -74,41 +74,48 @@ class BoundKeeper:
         """The problem last prepared."""
         return None if self._solver is None else self._solver.problem
 
-    def prepare(self, net: nn.Module, penalty: PathPenalty) -> DualSolver:
-        """Return the solver of the problem that ``net`` is trained on now; a new one if that has changed.
+    def prepare(self, objective: Objective) -> DualSolver:
+        """Return the solver of the problem that ``objective`` is of; a new one if that has changed.
+
+        Where only the strength of the penalty has, what is known of the data and of their branches carries over.
 
         Raises:
             StrongDualError: If there is no such problem; which one says why.
         """
-        problem = TrainingProblem.from_model(
-            net, self._inputs, self._targets, loss=self._loss, path_decay=penalty.path_decay, penalty=penalty.penalty
+        penalty = objective.penalty
+        problem = TrainingProblem.from_spec(
+            objective.weights.spec,
+            self._inputs,
+            self._targets,
+            loss=self._loss,
+            path_decay=penalty.path_decay,
+            penalty=penalty.penalty,
         )
-        fingerprint = problem_fingerprint(self._digest, problem, self._loss)
+        fingerprint = self._fingerprint_of(problem)
         if self._solver is None or fingerprint != self._fingerprint:
-            self._solver, self._fingerprint = self._fresh(problem), fingerprint
+            self._solver, self._fingerprint = self._solver_of(problem), fingerprint
         return self._solver
 
-    def certify(self, find_objective: Callable[[], tuple[nn.Module, PathPenalty]], *, epoch: int) -> Attempt:
-        """Certify the network that ``find_objective`` gives, as it is now. Never raises: what goes wrong is in the result.
+    def certify(self, find_objective: Callable[[], Objective], *, epoch: int) -> Attempt:
+        """Certify what ``find_objective`` gives. Never raises: what goes wrong is in the result.
 
         Once a bound has been refuted its oracle is not asked again; only the bound that needs no oracle is left.
         """
         deadline = Deadline(self._time_budget)
-        solver, certificate, primal_value = None, None, math.nan
+        objective, solver, certificate = None, None, None
         error: Exception | None = None
         try:
-            net, penalty = find_objective()
-            solver = self.prepare(net, penalty)
-            weights = ParallelWeights.from_module(net)
-            primal_value = solver.problem.primal(weights).value
+            objective = find_objective()
+            solver = self.prepare(objective)
             error = self._refuted
             if error is None:
-                certificate = solver.step(weights, rtol=self._rtol, deadline=deadline)
+                certificate = solver.step(objective.weights, rtol=self._rtol, deadline=deadline)
         except SoundnessError as refutation:
             self._refuted = error = refutation
             self._solver = solver = None if solver is None else self._fresh(solver.problem)
         except Exception as failure:  # whatever it is, training goes on
             error = failure
+        primal_value = _primal_value(solver, objective) if certificate is None else certificate.primal_value
         record = _record(solver, primal_value, epoch=epoch, seconds=deadline.elapsed)
         return Attempt(record=record, certificate=certificate, error=error)
 
@@ -129,11 +136,39 @@ class BoundKeeper:
             return False
         return True
 
+    def _fingerprint_of(self, problem: TrainingProblem) -> str:
+        return problem_fingerprint(self._digest, problem, self._loss)
+
+    def _solver_of(self, problem: TrainingProblem) -> DualSolver:
+        """A solver for ``problem``; the one there is, at another strength, if that is all that differs."""
+        before = self._solver
+        if before is not None and self._refuted is None:
+            same = dataclasses.replace(problem, path_decay=before.problem.path_decay)
+            if self._fingerprint_of(same) == self._fingerprint:
+                return _with_zero(before.at_path_decay(problem.path_decay))
+        return self._fresh(problem)
+
     def _fresh(self, problem: TrainingProblem) -> DualSolver:
         solver = DualSolver(problem, self._oracle)
         solver.prepare()
-        solver.offer(problem.scaled_bound(torch.zeros_like(problem.loss.targets), 0.0), {"dual_point_from": "zero"})
-        return solver
+        return _with_zero(solver)
+
+
+def _with_zero(solver: DualSolver) -> DualSolver:
+    """Offer the bound that needs no oracle."""
+    zero = torch.zeros_like(solver.problem.loss.targets)
+    solver.offer(solver.problem.scaled_bound(zero, 0.0), {"dual_point_from": "zero"})
+    return solver
+
+
+def _primal_value(solver: DualSolver | None, objective: Objective | None) -> float:
+    """What is still known where certification failed; why it failed is reported already."""
+    if solver is None or objective is None:
+        return math.nan
+    try:
+        return solver.problem.primal(objective.weights).value
+    except Exception:
+        return math.nan
 
 
 def _record(solver: DualSolver | None, primal_value: float, *, epoch: int, seconds: float) -> CertificationRecord:

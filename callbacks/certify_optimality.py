@@ -17,9 +17,11 @@ from torch_strongdual.certification import Certificate, TrainingProblem
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 
 from ._argument_checks import check_arguments
-from ._bound_keeper import Attempt, BoundKeeper
+from ._bound_keeper import BoundKeeper
+from ._certification_queue import CertificationQueue
 from ._failure_warnings import warn_of_dropped_bound, warn_of_failure
 from ._logged_metrics import logged_metrics
+from ._objective import Objective, found_now
 from ._trained_objective import PathPenalty, find_loss, find_net, find_path_penalty
 from ._training_data import CertifiedData, read_training_data
 from .certification_record import CertificationRecord
@@ -58,6 +60,12 @@ class CertifyOptimality(Callback):
     With several processes, rank 0 certifies while the others wait (keep ``time_budget`` below their timeout), and all log the
     same numbers. Strategies that shard parameters are refused.
 
+    With ``background=True`` training goes on while a thread certifies a copy of the weights, on the CPU. What it found is
+    the same, and is logged at the end of the first epoch by which it is there, so up to a certification later;
+    ``record.epoch`` says which weights it is of. Training waits for the first certification, for the one before when the next
+    is due, and for the last. A checkpoint written while a certification runs on the very weights it holds says so, and a
+    resumed fit certifies these first. An oracle of one's own must draw from random number generators of its own.
+
     Args:
         every_n_epochs: Certify in epochs 0, n, 2n, ... and at the end of training.
         net: Name of the attribute of the LightningModule to certify; ``None`` if it has only one ParallelNet.
@@ -72,6 +80,7 @@ class CertifyOptimality(Callback):
         stop_when_certified: End the fit as soon as the network is certified.
         name: In front of the names of the metrics; has to differ between several such callbacks.
         prog_bar: Whether the progress bar shows the relative gap.
+        background: Whether training goes on meanwhile.
 
     Attributes:
         history: A :class:`CertificationRecord` for each certification, on all ranks.
@@ -125,6 +134,7 @@ class CertifyOptimality(Callback):
         stop_when_certified: bool = False,
         name: str = "certificate",
         prog_bar: bool = True,
+        background: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(locals())
@@ -132,6 +142,8 @@ class CertifyOptimality(Callback):
         self.net, self.loss, self.data, self.oracle = net, loss, data, oracle
         self.path_decay, self.penalty = path_decay, penalty
         self.stop_when_certified, self.name, self.prog_bar = stop_when_certified, name, prog_bar
+        self.background = background
+        self._queue: CertificationQueue | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -141,6 +153,15 @@ class CertifyOptimality(Callback):
         self._keeper: BoundKeeper | None = None
         self._stored_bound: dict[str, Any] = {}
         self._certified_step = -1
+        self._unfinished_epoch = -1  # whose weights are those of the checkpoint, and still to be certified
+        self._state_before: dict[str, Any] | None = None  # as of the weights a certification just began with
+        self._close()
+
+    def _close(self) -> None:
+        """Wait for a certification that runs."""
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
 
     @property
     @override
@@ -178,7 +199,7 @@ class CertifyOptimality(Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         find_loss(pl_module, self.loss)
-        self._objective(trainer, pl_module)
+        self._find(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -192,42 +213,77 @@ class CertifyOptimality(Callback):
             raise MisconfigurationException(mistake)
         if not is_resumed:
             self.history = []
+        epoch, self._unfinished_epoch = self._unfinished_epoch, -1
+        if is_resumed and epoch >= 0:
+            self._begin(trainer, pl_module, epoch)
+            self._finish(trainer, wait=not self.background)
+
+    @override
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        self._state_before = None  # from here on the weights are others
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if _is_dry_run(trainer):
             return
-        if self.is_due(trainer.current_epoch, trainer.max_epochs):
-            self._certify(trainer, pl_module, trainer.current_epoch)
+        epoch = trainer.current_epoch
+        is_due = self.is_due(epoch, trainer.max_epochs)
+        if is_due:
+            self._begin(trainer, pl_module, epoch)
+        if is_due or self.background:
+            self._finish(trainer, wait=not (self.background and self.history) or epoch + 1 == trainer.max_epochs)
         if not trainer.barebones:  # where nothing may be logged
             self._log(pl_module)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not _is_dry_run(trainer) and self._certified_step != trainer.global_step:
-            self._certify(trainer, pl_module, max(0, trainer.current_epoch - 1))
+        if _is_dry_run(trainer):
+            return
+        is_due = self._certified_step != trainer.global_step
+        if is_due:
+            self._begin(trainer, pl_module, max(0, trainer.current_epoch - 1))
+        if is_due or self.background:
+            self._finish(trainer, wait=True)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        try:
+            if self._queue is not None:  # on rank 0; the others may not be there to be told
+                self._keep(self._outcomes(wait=True))
+        finally:
+            self._close()
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and self._keeper is not None:  # the data are not kept, the bound is
+        if stage != "fit":
+            return
+        self._close()
+        self._state_before = None
+        if self._keeper is not None:  # the data are not kept, the bound is
             self._stored_bound, self._keeper = self._keeper.state_dict(), None
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        if self._state_before is not None:
+            return self._state_before
+        running = [] if self._queue is None else [attempt.record for attempt in self._queue.peek()]
         bound = self._stored_bound if self._keeper is None else self._keeper.state_dict()
-        fields = CertificationRecord.__dataclass_fields__
-        return {"history": [{name: getattr(record, name) for name in fields} for record in self.history], "bound": bound}
+        return self._state([*self.history, *running], bound, self._unfinished_epoch)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = [CertificationRecord(**numbers) for numbers in state_dict["history"]]
         self._stored_bound = dict(state_dict["bound"])
+        self._unfinished_epoch = int(state_dict.get("unfinished_epoch", -1))
 
     # Steps
 
-    def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[nn.Module, PathPenalty]:
+    def _find(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[nn.Module, PathPenalty]:
         net = find_net(pl_module, self.net)
         return net, find_path_penalty(net, trainer.optimizers, path_decay=self.path_decay, penalty=self.penalty)
+
+    def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Objective:
+        return Objective.of(*self._find(trainer, pl_module))
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[str | None, bool]:
         """Read the data, pose the problem, take up a stored bound; say what is wrong, and whether the history holds."""
@@ -242,12 +298,12 @@ class CertifyOptimality(Callback):
                     rtol=self.rtol,
                     time_budget=self.time_budget,
                 )
-                keeper.prepare(*self._objective(trainer, pl_module))
+                keeper.prepare(self._objective(trainer, pl_module))
             except MisconfigurationException as error:
                 return str(error), True
             except Exception as error:
                 return f"The network cannot be certified: {type(error).__name__}: {error}", True
-        self._keeper = keeper
+        self._keeper, self._queue = keeper, CertificationQueue(background=self.background)
         is_resumed = not self._stored_bound or keeper.load_state_dict(self._stored_bound)
         if not is_resumed:
             warn_of_dropped_bound()
@@ -263,26 +319,53 @@ class CertifyOptimality(Callback):
                 "Train with reduction='mean', or pass the `path_decay=` that belongs to the sum over all data."
             )
 
-    def _certify(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
-        """Certify on rank zero, tell the others, stop if that is wanted."""
-        outcome: Any = None
-        if trainer.is_global_zero:
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
+        """Certify the network as it is now: at once, or, when the one before is done, beside training."""
+        self._certified_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        keeper, queue = self._keeper, self._queue
+        if keeper is None or queue is None:
+            raise RuntimeError("CertifyOptimality was not opened by `on_train_start`.")
+
+        def find() -> Objective:
+            return self._objective(trainer, pl_module)
+
+        if self.background:
+            finished = [attempt.record for attempt in queue.peek()]  # waits
+            self._state_before = self._state([*self.history, *finished], keeper.state_dict(), epoch)
             with isolate_rng():
-                attempt = self._attempt(trainer, pl_module, epoch)
+                find = found_now(find)
+        queue.submit(lambda: keeper.certify(find, epoch=epoch))
+
+    def _finish(self, trainer: pl.Trainer, *, wait: bool) -> None:
+        """Take up what is done, the same on all ranks; stop if that is wanted."""
+        outcomes = self._outcomes(wait=wait) if trainer.is_global_zero else []
+        if self._keep(trainer.strategy.broadcast(outcomes)) and self.stop_when_certified:
+            trainer.should_stop = True
+
+    def _outcomes(self, *, wait: bool) -> list[tuple[CertificationRecord, bool]]:
+        """Records of what is done, and whether the network was certified; failures are warnings."""
+        assert self._queue is not None
+        attempts = self._queue.collect(wait=wait)
+        if self._queue.is_empty:
+            self._state_before = None
+        for attempt in attempts:
             if attempt.error is None or attempt.error is not self.last_error:
                 warn_of_failure(attempt)
             self.last_certificate, self.last_error = attempt.certificate, attempt.error
-            outcome = attempt.record, attempt.certificate is not None and attempt.certificate.is_certified
-        record, is_certified = trainer.strategy.broadcast(outcome)
-        self.history.append(record)
-        self._certified_step = trainer.global_step
-        if self.stop_when_certified and is_certified:
-            trainer.should_stop = True
+        return [(a.record, a.certificate is not None and a.certificate.is_certified) for a in attempts]
 
-    def _attempt(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> Attempt:
-        if self._keeper is None:
-            raise RuntimeError("CertifyOptimality was not opened by `on_train_start`.")
-        return self._keeper.certify(lambda: self._objective(trainer, pl_module), epoch=epoch)
+    def _keep(self, outcomes: list[tuple[CertificationRecord, bool]]) -> bool:
+        """Add to the history; return whether a network was certified."""
+        self.history.extend(record for record, _ in outcomes)
+        return any(is_certified for _, is_certified in outcomes)
+
+    @staticmethod
+    def _state(history: list[CertificationRecord], bound: dict[str, Any], unfinished_epoch: int) -> dict[str, Any]:
+        fields = CertificationRecord.__dataclass_fields__
+        numbers = [{name: getattr(record, name) for name in fields} for record in history]
+        return {"history": numbers, "bound": bound, "unfinished_epoch": unfinished_epoch}
 
     def _log(self, pl_module: pl.LightningModule) -> None:
         device = "cpu" if pl_module.device.type == "mps" else pl_module.device  # which has no float64

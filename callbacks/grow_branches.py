@@ -180,6 +180,11 @@ class GrowBranches(Callback):
                 f"{'' if self.certifier is None else f' with the name {self.certifier!r}'}; expected one. Write "
                 "Trainer(callbacks=[CertifyOptimality(), GrowBranches(...)]); if there are several, say which by `certifier=`."
             )
+        if found[0].background:
+            raise MisconfigurationException(
+                "GrowBranches adds branches to the very network that was certified, and CertifyOptimality(background=True) "
+                "certifies while it is trained on. Pass background=False."
+            )
         return found[0]
 
     def _net(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ParallelNet:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torch_strongdual.callbacks._bound_keeper import BoundKeeper
+from torch_strongdual.callbacks._objective import Objective
 from torch_strongdual.callbacks._trained_objective import PathPenalty
 from torch_strongdual.certification import certify
 from torch_strongdual.errors import InvalidInputError, ShapeError, SoundnessError
@@ -25,14 +26,14 @@ def make_keeper(**options: Any) -> BoundKeeper:
 
 def certified(net: nn.Module, **options: Any) -> BoundKeeper:
     keeper = make_keeper(**options)
-    attempt = keeper.certify(lambda: (net, PENALTY), epoch=0)
+    attempt = keeper.certify(lambda: Objective.of(net, PENALTY), epoch=0)
     assert attempt.error is None
     return keeper
 
 
 def test_an_attempt_says_what_certify_says() -> None:
     net = Regression().net
-    attempt = make_keeper(time_budget=5.0).certify(lambda: (net, PENALTY), epoch=7)
+    attempt = make_keeper(time_budget=5.0).certify(lambda: Objective.of(net, PENALTY), epoch=7)
     direct = certify(net, *make_data(), loss=nn.MSELoss(), path_decay=PATH_DECAY, time_budget=5.0)
     assert attempt.certificate is not None
     assert attempt.certificate.dual_bound == pytest.approx(direct.dual_bound, rel=1e-6)
@@ -45,20 +46,20 @@ def test_an_attempt_says_what_certify_says() -> None:
 def test_mistakes_show_when_prepared() -> None:
     net = Regression().net
     with pytest.raises(ShapeError):
-        make_keeper(data=(make_data()[0][:5], make_data()[1])).prepare(net, PENALTY)
+        make_keeper(data=(make_data()[0][:5], make_data()[1])).prepare(Objective.of(net, PENALTY))
     with pytest.raises(InvalidInputError, match="`path_decay` is 0"):
-        make_keeper().prepare(net, PathPenalty(0.0, "product"))
+        make_keeper().prepare(Objective.of(net, PathPenalty(0.0, "product")))
 
 
 def test_the_solver_is_kept_until_the_problem_changes() -> None:
     keeper, net = make_keeper(), Regression().net
-    first = keeper.prepare(net, PENALTY)
+    first = keeper.prepare(Objective.of(net, PENALTY))
     assert first.best.value > -1e-200
     net.add_branches_([weight[:1] for weight in net.branch_weights()])
-    assert keeper.prepare(net, PENALTY) is first  # any number of branches
-    other = keeper.prepare(net, PathPenalty(0.5 * PATH_DECAY, "product"))
+    assert keeper.prepare(Objective.of(net, PENALTY)) is first  # any number of branches
+    other = keeper.prepare(Objective.of(net, PathPenalty(0.5 * PATH_DECAY, "product")))
     assert other is not first
-    assert keeper.prepare(net, PathPenalty(0.5 * PATH_DECAY, "product")) is other
+    assert keeper.prepare(Objective.of(net, PathPenalty(0.5 * PATH_DECAY, "product"))) is other
 
 
 def test_an_objective_that_cannot_be_found_is_an_error_in_the_attempt() -> None:
@@ -79,9 +80,9 @@ def test_a_bound_is_taken_up_where_the_problem_is_the_same() -> None:
     bound = state["solver"]["dual_bound"]
     assert bound > 0.0
     keeper = make_keeper(time_budget=1e-9)
-    keeper.prepare(net, PENALTY)
+    keeper.prepare(Objective.of(net, PENALTY))
     assert keeper.load_state_dict(copy.deepcopy(state))
-    attempt = keeper.certify(lambda: (net, PENALTY), epoch=0)
+    attempt = keeper.certify(lambda: Objective.of(net, PENALTY), epoch=0)
     assert attempt.record.dual_bound >= bound  # without any time to prove it
 
 
@@ -96,7 +97,7 @@ def test_a_bound_of_other_data_is_dropped(options: dict[str, Any]) -> None:
     net = Regression().net
     state = certified(net).state_dict()
     keeper = make_keeper(**options)
-    solver = keeper.prepare(net, PENALTY)
+    solver = keeper.prepare(Objective.of(net, PENALTY))
     assert not keeper.load_state_dict(state)
     assert solver.best.value <= 0.0
 
@@ -112,9 +113,9 @@ def test_a_state_that_is_damaged_is_dropped(damage: str) -> None:
     else:
         del state["solver"][damage]
     keeper = make_keeper()
-    keeper.prepare(net, PENALTY)
+    keeper.prepare(Objective.of(net, PENALTY))
     assert not keeper.load_state_dict(state)
-    assert keeper.prepare(net, PENALTY).best.value <= 0.0
+    assert keeper.prepare(Objective.of(net, PENALTY)).best.value <= 0.0
 
 
 def test_a_stored_bound_that_is_too_high_is_refuted() -> None:
@@ -122,9 +123,9 @@ def test_a_stored_bound_that_is_too_high_is_refuted() -> None:
     state = certified(net).state_dict()
     state["solver"]["dual_bound"] = 1e6
     keeper = make_keeper()
-    keeper.prepare(net, PENALTY)
+    keeper.prepare(Objective.of(net, PENALTY))
     assert keeper.load_state_dict(state)
-    attempt = keeper.certify(lambda: (net, PENALTY), epoch=0)
+    attempt = keeper.certify(lambda: Objective.of(net, PENALTY), epoch=0)
     assert isinstance(attempt.error, SoundnessError)
     assert attempt.certificate is None
     assert attempt.record.dual_bound <= 0.0
@@ -141,7 +142,7 @@ def test_non_finite_weights_leave_the_bound() -> None:
     bound = keeper.state_dict()["solver"]["dual_bound"]
     with torch.no_grad():
         net.branch_weights()[-1].fill_(math.inf)
-    attempt = keeper.certify(lambda: (net, PENALTY), epoch=1)
+    attempt = keeper.certify(lambda: Objective.of(net, PENALTY), epoch=1)
     assert attempt.record.dual_bound == bound
     assert attempt.record.relative_gap == 1.0
     assert not math.isfinite(attempt.record.primal_value)

@@ -25,3 +25,9 @@ class TestCertifyOptimality(CallbackContract):
 
     def make_trainer(self, folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
         return make_trainer(folder, *callbacks, **options)
+
+
+@IGNORE_ADVICE
+class TestCertifyOptimalityInTheBackground(TestCertifyOptimality):
+    def make_callback(self) -> pl.Callback:
+        return CertifyOptimality(every_n_epochs=2, time_budget=0.05, background=True)

@@ -69,6 +69,7 @@ def two_groups(net: ParallelNet, decays: tuple[float, float]) -> torch.optim.Opt
         ({"rtol": 0.0}, "`rtol` is 0.0"),
         ({"rtol": None}, "`rtol` is None"),
         ({"time_budget": -1.0}, "`time_budget` is -1.0"),
+        ({"background": "yes"}, "`background` is 'yes'"),
         ({"name": ""}, "`name` is ''"),
     ],
 )

@@ -189,6 +189,10 @@ class TestRefusals:
             self.fit(tmp_path, Regression(), *certifiers, GrowBranches(4))
         self.fit(tmp_path, Regression(), *certifiers, GrowBranches(4, certifier="b"), max_epochs=1)
 
+    def test_a_certifier_in_the_background(self, tmp_path: Path) -> None:
+        with pytest.raises(MisconfigurationException, match=r"Pass background=False"):
+            self.fit(tmp_path, Regression(), CertifyOptimality(background=True), GrowBranches(4))
+
     def test_gates(self, tmp_path: Path) -> None:
         module = Regression()
         module.net = ParallelNet(nn.Linear(2, 1, bias=False), GatedReLU(2), nn.Linear(1, 1, bias=False), num_branches=3)

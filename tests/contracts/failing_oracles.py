@@ -1,9 +1,10 @@
-"""Oracles that fail, each in its own way."""
+"""Oracles that fail, each in its own way, and one that is late."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch_strongdual.certification import DualNormBound
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AngularSweepOracle, BoundRequest
 from torch_strongdual.nn import BranchSpec
 
-__all__ = ["LyingOracle", "RaisingOracle", "VacuousOracle"]
+__all__ = ["HeldOracle", "LyingOracle", "RaisingOracle", "VacuousOracle"]
 
 
 class _Wrapped(AbstractDualNormOracle):
@@ -58,3 +59,17 @@ class LyingOracle(_Wrapped):
     def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         found = super().bound(state, dual_point, request)
         return dataclasses.replace(found, upper=1e-3 * found.upper, lower=0.0)
+
+
+class HeldOracle(_Wrapped):
+    """Answers as long as its gate is open, and otherwise once that is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.asked = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        self.asked.set()
+        assert self.gate.wait(60.0), "nobody opened the gate"
+        return super().bound(state, dual_point, request)

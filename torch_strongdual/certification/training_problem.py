@@ -64,7 +64,7 @@ class TrainingProblem:
     def from_model(
         cls, model: nn.Module, inputs: Tensor, targets: Tensor, *, loss: nn.Module, path_decay: float, penalty: str = "product"
     ) -> TrainingProblem:
-        """Build the problem that ``model`` is trained on.
+        """Build the problem that ``model`` is trained on: :meth:`from_spec` of its architecture.
 
         Raises:
             UnsupportedModelError: If the model is no parallel network, or has hidden biases.
@@ -72,11 +72,25 @@ class TrainingProblem:
             InvalidInputError: If data are empty, labels outside the classes, or ``path_decay`` is not above zero.
             ShapeError: If inputs, targets and model do not fit together.
         """
+        spec = ParallelWeights.from_module(model).spec
+        return cls.from_spec(spec, inputs, targets, loss=loss, path_decay=path_decay, penalty=penalty)
+
+    @classmethod
+    def from_spec(
+        cls, spec: BranchSpec, inputs: Tensor, targets: Tensor, *, loss: nn.Module, path_decay: float, penalty: str = "product"
+    ) -> TrainingProblem:
+        """Build the problem that networks with branches of architecture ``spec`` are trained on.
+
+        Raises:
+            UnsupportedModelError: If the branches have hidden biases.
+            UnsupportedLossError: If the loss, or an option of it, has no conjugate here.
+            InvalidInputError: If data are empty, labels outside the classes, or ``path_decay`` is not above zero.
+            ShapeError: If inputs, targets and architecture do not fit together.
+        """
         check_positive("path_decay", path_decay)
         if math.isinf(path_decay):
             raise InvalidInputError("`path_decay` is inf; expected a finite number > 0.")
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
-        spec = ParallelWeights.from_module(model).spec
         if spec.hidden_bias_layers:
             layers = ", ".join(str(layer) for layer in spec.hidden_bias_layers)
             raise UnsupportedModelError(
