@@ -15,6 +15,7 @@ from torch_strongdual.certification import Certificate, Deadline, DualSolver, Tr
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.errors import SoundnessError
 
+from ._distinct_gates import with_distinct_gates
 from ._fingerprint import data_digest, problem_fingerprint
 from ._objective import Objective
 from ._plain_state import plain_state
@@ -91,6 +92,7 @@ class BoundKeeper:
             path_decay=penalty.path_decay,
             penalty=penalty.penalty,
         )
+        problem = dataclasses.replace(problem, spec=with_distinct_gates(problem.spec))
         fingerprint = self._fingerprint_of(problem)
         if self._solver is None or fingerprint != self._fingerprint:
             self._solver, self._fingerprint = self._solver_of(problem), fingerprint

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from torch_strongdual.certification import TrainingProblem
 
+from ._distinct_gates import gate_rows
+
 __all__ = ["data_digest", "problem_fingerprint"]
 
 
@@ -42,9 +44,9 @@ def problem_fingerprint(data: str, problem: TrainingProblem, loss: nn.Module) ->
     for name, tensor in sorted(loss.state_dict().items()):
         digest.update(name.encode())
         _add_tensor(digest, tensor)
-    for activation in spec.activations:
-        for gates in activation.gate_vectors:
-            _add_tensor(digest, gates)
+    gates = gate_rows(spec)
+    if gates is not None:  # as a set
+        _add_tensor(digest, torch.unique(gates, dim=0))
     return digest.hexdigest()
 
 

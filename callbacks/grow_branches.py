@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
 from ._branch_state import state_follows_branches_
+from ._distinct_gates import branch_of_each_gate, gate_rows
 from ._growth_on_all_ranks import check_buckets_can_grow, from_first_rank, renew_buckets_
 from ._trained_objective import find_net
 from .certify_optimality import CertifyOptimality
@@ -35,10 +38,12 @@ class _Growth:
     Args:
         record: Its numbers.
         added: Branch weight list of the new branches.
+        gate_vectors: Their gates, one tensor for each GatedReLU.
     """
 
     record: GrowthRecord
     added: list[Tensor]
+    gate_vectors: list[Tensor]
 
 
 class GrowBranches(Callback):
@@ -53,8 +58,8 @@ class GrowBranches(Callback):
     is added, so that the last certificate is of the network that training ends with.
 
     The CertifyOptimality callback has to stand before this one in ``Trainer(callbacks=[...])``. A fit that resumes from a
-    checkpoint gives the network as many branches as the checkpoint has. Networks with gates are refused, because the certified
-    problem is defined by the gates of their branches.
+    checkpoint gives the network as many branches as the checkpoint has. The gates of a gated network stay the set they are, as
+    the certified problem is defined by them: each new branch has one of them, and the last branch of a gate stays, dead or not.
 
     With several processes rank 0 finds the branches, and all add the same ones; the module is wrapped in a new
     DistributedDataParallel then, whose gradient buckets have the new shapes.
@@ -69,8 +74,8 @@ class GrowBranches(Callback):
 
     Raises:
         MisconfigurationException: If an argument is out of its range; when the fit starts, if there is no CertifyOptimality
-            callback before this one, the network has gates or is no ParallelNet, or what an optimizer or an option of DDP
-            keeps cannot follow the branches (LBFGS, ZeroRedundancyOptimizer; ``static_graph``, ``mixed_precision``,
+            callback before this one, the network is no ParallelNet, or what an optimizer or an option of DDP keeps cannot
+            follow the branches (LBFGS, ZeroRedundancyOptimizer; ``static_graph``, ``mixed_precision``,
             ``delay_all_reduce_named_params``, ``ddp_comm_state``), or if DDP forks or spawns its processes (``"ddp_fork"``,
             ``"ddp_notebook"``, ``"ddp_spawn"``), whose caller gets weights back into a network that has not grown.
 
@@ -191,11 +196,6 @@ class GrowBranches(Callback):
         net = find_net(pl_module, self._certifier(trainer).net)
         if not isinstance(net, ParallelNet):
             raise MisconfigurationException(f"A {type(net).__name__} cannot take more branches; expected a ParallelNet.")
-        if net.gate_vectors():
-            raise MisconfigurationException(
-                "The network has gated activations: the problem that is certified is defined by the gates of its branches, so "
-                "that branches cannot come and go. Give it as many branches as needed from the start."
-            )
         return net
 
     def _plan(self, trainer: pl.Trainer, net: ParallelNet) -> _Growth | None:
@@ -205,47 +205,82 @@ class GrowBranches(Callback):
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if certificate is None or problem is None or is_last or not certificate.improving_branches:
             return None
-        before = problem.primal(ParallelWeights.from_module(net)).value
-        trial = copy.deepcopy(net)
-        kept = trial.prune_()
-        room = min(self.max_added, self.max_branches - trial.num_branches)
-        added = _branches_to_add(trial, problem, certificate.improving_branches, room)
-        if not added:
+        weights = ParallelWeights.from_module(net)
+        own, witnesses = _of_network(weights, problem, certificate.improving_branches)
+        new = _branches_to_add(own, weights, witnesses, max_added=self.max_added, max_branches=self.max_branches)
+        if new.number == 0:
             return None
-        trial.add_branches_(added)
-        after = problem.primal(ParallelWeights.from_module(trial)).value
+        gates = [] if new.gates is None else [vectors.cpu()[new.gates] for vectors in net.gate_vectors()]
+        trial, added = copy.deepcopy(net), new.balanced().padded_to(net)
+        trial.add_branches_(added, gate_vectors=gates)
+        trial.prune_(keep_gates=True)
+        before, after = problem.primal(weights).value, problem.primal(ParallelWeights.from_module(trial)).value
         if not after < before:
             return None
         record = GrowthRecord(
             epoch=trainer.current_epoch,
-            num_added=added[0].shape[0],
-            num_pruned=net.num_branches - len(kept),
+            num_added=new.number,
+            num_pruned=net.num_branches + new.number - trial.num_branches,
             objective_before=before,
             objective_after=after,
         )
-        return _Growth(record=record, added=added)
+        return _Growth(record=record, added=added, gate_vectors=gates)
 
     def _grow(self, trainer: pl.Trainer, net: ParallelNet, growth: _Growth) -> None:
         """Change network and optimizer state, on each rank alike."""
         num_before = net.num_branches
-        kept = net.prune_()
-        net.add_branches_(growth.added)
+        net.add_branches_(growth.added, gate_vectors=growth.gate_vectors)
+        kept = net.prune_(keep_gates=True)
         stacked = net.path_param_groups(1.0)[0]["params"]
-        state_follows_branches_(trainer.optimizers, stacked, kept, growth.record.num_added, num_before=num_before)
+        old, num_new = kept[kept < num_before], int((kept >= num_before).sum())
+        state_follows_branches_(trainer.optimizers, stacked, old, num_new, num_before=num_before)
         self.history.append(growth.record)
 
 
-def _branches_to_add(net: ParallelNet, problem: TrainingProblem, witnesses: tuple[Witness, ...], room: int) -> list[Tensor]:
-    """Branch weight list of the new branches, balanced; empty if none lowers the objective, or there is no room."""
-    if room < 1:
-        return []
-    present = WorkingBranches.of_network(ParallelWeights.from_module(net))
+def _of_network(
+    weights: ParallelWeights, problem: TrainingProblem, witnesses: tuple[Witness, ...]
+) -> tuple[TrainingProblem, list[Witness]]:
+    """The problem and its witnesses with gates numbered as the branches of the network."""
+    own = dataclasses.replace(problem, spec=weights.spec)
+    rows, gates = gate_rows(weights.spec), gate_rows(problem.spec)
+    if rows is None or gates is None:
+        return own, list(witnesses)
+    branches = branch_of_each_gate(rows, gates).tolist()
+    return own, [dataclasses.replace(w, gate_index=branches[w.gate_index or 0]) for w in witnesses]
+
+
+def _branches_to_add(
+    problem: TrainingProblem, weights: ParallelWeights, witnesses: Sequence[Witness], *, max_added: int, max_branches: int
+) -> WorkingBranches:
+    """New branches that lower the objective, steepest first, as many as there is room for."""
+    present = WorkingBranches.of_network(weights)
     candidates = WorkingBranches.of_witnesses(problem, witnesses)
     slopes = candidates.features(problem).T @ problem.loss.residual(present.outputs(problem))
-    steepest = torch.argsort(torch.linalg.vector_norm(slopes, dim=1), descending=True)[:room]
-    larger = grown(problem, present, candidates.kept(steepest), one_by_one=True)
-    new = larger.kept(torch.arange(present.number, larger.number)).balanced()
-    return new.padded_to(net) if new.number else []
+    steepest = torch.argsort(torch.linalg.vector_norm(slopes, dim=1), descending=True).tolist()
+    chosen = _affordable(steepest, candidates, weights, max_added=max_added, max_branches=max_branches)
+    larger = grown(problem, present, candidates.kept(torch.tensor(chosen, dtype=torch.int64)), one_by_one=True)
+    return larger.kept(torch.arange(present.number, larger.number))
+
+
+def _affordable(
+    order: Sequence[int], candidates: WorkingBranches, weights: ParallelWeights, *, max_added: int, max_branches: int
+) -> list[int]:
+    """Those for which there is room; the first of a gate without live branches takes the place of the dead one kept for it."""
+    alive = weights.product_norms() > 0.0
+    rows = gate_rows(weights.spec)
+    kinds = [0] * weights.num_branches if rows is None else torch.unique(rows, dim=0, return_inverse=True)[1].tolist()
+    live_kinds = {kind for kind, is_alive in zip(kinds, alive.tolist(), strict=True) if is_alive}
+    unused = set() if rows is None else set(kinds) - live_kinds
+    room = max_branches - int(alive.sum()) - len(unused)
+    chosen: list[int] = []
+    for index in order:
+        kind = 0 if candidates.gates is None else kinds[int(candidates.gates[index])]
+        if len(chosen) == max_added or not (kind in unused or room > 0):
+            continue
+        room -= kind not in unused
+        unused.discard(kind)
+        chosen.append(index)
+    return chosen
 
 
 def _resize_as_stored_(net: nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:
@@ -257,7 +292,8 @@ def _resize_as_stored_(net: nn.Module, state_dict: dict[str, Any], prefix: str, 
         return
     missing = stored.shape[0] - net.num_branches
     if missing > 0:
-        net.add_branches_([weight.new_zeros(missing, *weight.shape[1:]) for weight in net.branch_weights()])
+        weights = [weight.new_zeros(missing, *weight.shape[1:]) for weight in net.branch_weights()]
+        net.add_branches_(weights, gate_vectors=[vectors[:1].expand(missing, -1) for vectors in net.gate_vectors()])
     elif missing < 0:  # values are about to be loaded: only zero or not zero counts
         with torch.no_grad():
             for parameter in net.path_param_groups(1.0)[0]["params"]:

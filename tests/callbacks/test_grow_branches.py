@@ -172,6 +172,90 @@ class TestGrowth:
         assert certify.last_certificate.is_certified
 
 
+def gated(num_branches: int = 3, **options: Any) -> Regression:
+    module = Regression(**({"lr": 0.01} | options))
+    torch.manual_seed(3)
+    layers = nn.Linear(2, 2, bias=False), GatedReLU(2), nn.Linear(2, 1, bias=False)
+    module.net = ParallelNet(*layers, num_branches=num_branches)
+    return module
+
+
+def gate_set(net: ParallelNet) -> set[tuple[float, ...]]:
+    return {tuple(gate) for gate in net.gate_vectors()[0].tolist()}
+
+
+def kill_(net: ParallelNet, branches: list[int]) -> None:
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter[branches] = 0.0
+
+
+@IGNORE_ADVICE
+class TestGatedGrowth:
+    def test_the_objective_is_lower_after_each_growth_and_the_gates_stay(self, tmp_path: Path) -> None:
+        module = gated()
+        kill_(module.net, [1])
+        gates, callback = gate_set(module.net), GrowBranches(max_branches=7, max_added=2)
+        before, after = grow(tmp_path, module, callback)
+        assert len(callback.history) >= 2
+        for record in callback.history:
+            assert after.objectives[record.epoch] < before.objectives[record.epoch]
+            assert record.objective_after == pytest.approx(after.objectives[record.epoch], rel=1e-12)
+            assert after.numbers[record.epoch] == before.numbers[record.epoch] + record.num_added - record.num_pruned
+        assert gate_set(module.net) == gates
+        assert module.net.num_branches == len(module.net.gate_vectors()[0]) <= 7
+
+    def test_a_dead_branch_is_replaced_by_one_of_its_gate_and_else_kept(self, tmp_path: Path) -> None:
+        """With one branch a gate there is room for nothing but the dead ones' own gates."""
+        module = gated(4)
+        kill_(module.net, [0, 2, 3])
+        gates, callback = gate_set(module.net), GrowBranches(max_branches=4)
+        _, after = grow(tmp_path, module, callback)
+        assert sum(record.num_pruned for record in callback.history) >= 1
+        assert all(record.num_added == record.num_pruned for record in callback.history)
+        assert set(after.numbers) == {4}
+        assert gate_set(module.net) == gates
+
+    def test_optimizer_state_follows(self, tmp_path: Path) -> None:
+        callback = GrowBranches(max_branches=9)
+        before, after = grow(tmp_path, gated(2), callback, max_epochs=5)
+        record = callback.history[0]
+        assert record.num_pruned == 0
+        for old, new in zip(before.states[record.epoch], after.states[record.epoch], strict=True):
+            assert torch.equal(new["exp_avg"][:2], old["exp_avg"])
+            assert new["exp_avg"].shape[0] == after.numbers[record.epoch]
+            assert not new["exp_avg"][2:].any()
+
+    def test_the_bound_is_kept_when_branches_come_and_go(self, tmp_path: Path) -> None:
+        certify = CertifyOptimality(every_n_epochs=2, rtol=1e-4, time_budget=1.0)
+        callback = GrowBranches(max_branches=9)
+        make_trainer(tmp_path, certify, callback, max_epochs=7).fit(gated(), make_loader(batch_size=12))
+        bounds = [record.dual_bound for record in certify.history]
+        assert len(callback.history) >= 1
+        assert bounds == sorted(bounds)
+
+    def test_a_fit_resumes(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, CertifyOptimality(every_n_epochs=3), GrowBranches(max_branches=6), max_epochs=5)
+        module = gated()
+        trainer.fit(module, make_loader(batch_size=12))
+        trainer.save_checkpoint(tmp_path / "grown.ckpt")
+        assert module.net.num_branches > 3
+        resumed, certify = gated(1), CertifyOptimality(every_n_epochs=3)
+        second = make_trainer(tmp_path, certify, GrowBranches(max_branches=6), max_epochs=6)
+        second.fit(resumed, make_loader(batch_size=12), ckpt_path=tmp_path / "grown.ckpt")
+        assert torch.equal(resumed.net.gate_vectors()[0], module.net.gate_vectors()[0])
+        assert len(certify.history) >= 3  # the stored bound was taken up, history and all
+
+    def test_a_few_branches_are_led_to_the_certified_optimum(self, tmp_path: Path) -> None:
+        module = gated(4, lr=0.02)
+        kill_(module.net, [1, 2, 3])
+        certify = CertifyOptimality(every_n_epochs=10, rtol=5e-3, stop_when_certified=True)
+        trainer = make_trainer(tmp_path, certify, GrowBranches(max_branches=30), max_epochs=1500)
+        trainer.fit(module, make_loader(batch_size=12))
+        assert certify.last_certificate is not None
+        assert certify.last_certificate.is_certified
+
+
 @IGNORE_ADVICE
 class TestRefusals:
     def fit(self, folder: Path, module: pl.LightningModule, *callbacks: pl.Callback, **options: Any) -> None:
@@ -192,12 +276,6 @@ class TestRefusals:
     def test_a_certifier_in_the_background(self, tmp_path: Path) -> None:
         with pytest.raises(MisconfigurationException, match=r"Pass background=False"):
             self.fit(tmp_path, Regression(), CertifyOptimality(background=True), GrowBranches(4))
-
-    def test_gates(self, tmp_path: Path) -> None:
-        module = Regression()
-        module.net = ParallelNet(nn.Linear(2, 1, bias=False), GatedReLU(2), nn.Linear(1, 1, bias=False), num_branches=3)
-        with pytest.raises(MisconfigurationException, match="gated"):
-            self.fit(tmp_path, module, CertifyOptimality(), GrowBranches(4))
 
     def test_lbfgs(self, tmp_path: Path) -> None:
         module = Regression(make_optimizer=lambda net: torch.optim.LBFGS(net.parameters()))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torch_strongdual.errors import InvalidInputError, ShapeError
-from torch_strongdual.nn import ParallelNet, ParallelWeights
+from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights
 
 from .._typed_torch import backward
 from ._networks import BRANCHES, HOMOGENEOUS, looped_outputs, make_net
@@ -156,6 +156,18 @@ class TestPrune:
                 parameter.zero_()
         assert net.prune_().numel() == 1
         assert net(inputs).shape == (6, 2)
+
+    def test_one_branch_of_each_gate_is_kept_if_wanted(self) -> None:
+        net = ParallelNet(nn.Linear(1, 1, bias=False), GatedReLU(1), nn.Linear(1, 1, bias=False), num_branches=5)
+        net.gate_vectors()[0].copy_(torch.tensor([[1.0], [1.0], [-1.0], [-1.0], [2.0]]))
+        with torch.no_grad():
+            net.get_parameter("0.weight").copy_(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.1])[:, None, None])
+            net.get_parameter("2.weight").fill_(1.0)
+        assert copy.deepcopy(net).prune_(keep_gates=True).tolist() == [1, 2, 4]
+        assert copy.deepcopy(net).prune_(0.5, keep_gates=True).tolist() == [1, 2, 4]
+        assert copy.deepcopy(net).prune_(0.5).tolist() == [1]
+        plain = make_net("linear", 3)
+        assert plain.prune_(keep_gates=True).tolist() == [0, 1, 2]
 
     def test_keeps_objects_and_dtype_of_indices(self) -> None:
         net = make_net("gated", 3)

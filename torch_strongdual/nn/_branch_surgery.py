@@ -70,11 +70,24 @@ def append_branches_(
         layer.append_(vectors)
 
 
-def large_branches(weights: Sequence[Tensor], tol: float) -> Tensor:
-    """Numbers of the branches whose product penalty exceeds ``tol`` times the largest; the largest one if none does."""
+def large_branches(weights: Sequence[Tensor], tol: float, *, kinds: Tensor | None = None) -> Tensor:
+    """Numbers of the branches whose product penalty exceeds ``tol`` times the largest; the largest one if none does.
+
+    Args:
+        weights: Branch weight list.
+        tol: Relative to the largest penalty.
+        kinds: One row a branch; of those of equal rows the largest is kept in any case, ``None`` for no such wish.
+    """
     penalties = product_penalty(_exact(weights))
-    kept = torch.nonzero(penalties > tol * penalties.max())[:, 0]
-    return kept if kept.numel() else penalties.argmax().reshape(1)
+    is_kept = penalties > tol * penalties.max()
+    if not is_kept.any():
+        is_kept[penalties.argmax()] = True
+    if kinds is not None:
+        groups = torch.unique(kinds, dim=0, return_inverse=True)[1]
+        for group in set(groups.tolist()) - set(groups[is_kept].tolist()):
+            members = torch.nonzero(groups == group)[:, 0]
+            is_kept[members[penalties[members].argmax()]] = True
+    return torch.nonzero(is_kept)[:, 0]
 
 
 def balance_branches_(linears: Sequence[StackedLayer], weights: Sequence[Tensor]) -> None:

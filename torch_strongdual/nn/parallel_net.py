@@ -307,7 +307,7 @@ class ParallelNet(nn.Module):
         """
         surgery.append_branches_(self._linears, self._gates, weights, gate_vectors)
 
-    def prune_(self, tol: float = 0.0) -> Tensor:
+    def prune_(self, tol: float = 0.0, *, keep_gates: bool = False) -> Tensor:
         """Remove, in place, branches whose product penalty is at most ``tol`` times the largest one.
 
         At least one branch is kept. With ``tol = 0`` the outputs are unchanged, unless hidden layers past the first one have
@@ -315,6 +315,8 @@ class ParallelNet(nn.Module):
 
         Args:
             tol: Relative to the largest penalty.
+            keep_gates: Whether to keep one branch, dead or not, of each gate (with several GatedReLU layers of each
+                combination): the gates say which networks a certificate speaks of.
 
         Returns:
             Numbers of the branches kept, in increasing order, int64: what indexes an optimizer's state.
@@ -323,7 +325,8 @@ class ParallelNet(nn.Module):
             InvalidInputError: If ``tol`` is negative or NaN, or a weight is not finite.
         """
         check_non_negative("tol", tol)
-        kept = surgery.large_branches(self.branch_weights(), tol)
+        gates = torch.cat(self.gate_vectors(), dim=1) if keep_gates and self._gates else None
+        kept = surgery.large_branches(self.branch_weights(), tol, kinds=gates)
         for stacked in self._stacks:
             stacked.keep_(kept)
         return kept
