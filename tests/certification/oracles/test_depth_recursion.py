@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 from torch import Tensor
 
 from tests.contracts.oracle_cases import OracleCase, bent_spec, gated_spec, linear_spec
@@ -16,7 +17,7 @@ from tests.references.sampled_deep_dual_norm import sampled_deep_dual_norm
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles._depth.deep_witnesses import improved_branches, mixed_branch, valued_witnesses
-from torch_strongdual.certification.oracles._depth.sample_pairs import SamplePairs
+from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
 from torch_strongdual.certification.oracles._depth.slope_search import find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Choices, Functional, Leaf, SlopeTree
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
@@ -108,10 +109,11 @@ class TestSlopeTree:
         for seed in range(30):
             num_rows = int(generator.integers(3, 10))
             inputs, duals = (tensor.numpy() for tensor in drawn(seed, num_rows, 2))
-            tree = SlopeTree.of(duals[:, 0], slopes, _any_pairs(generator, num_rows, num_pairs=6 * (seed % 2)))
+            most = 3 if len(slopes) == 2 else 1
+            tree = SlopeTree.of(duals[:, 0], slopes, _any_groups(generator, num_rows, number=6 * (seed % 2), most=most))
             choices = Choices(
                 slopes=generator.standard_normal((tree.num_inner, num_rows)),
-                flows=np.maximum(generator.standard_normal(tree.pairs.number), 0.0),
+                flows=np.maximum(generator.standard_normal(tree.groups.number), 0.0),
             )
             upper = max(_planar_maximum(inputs, leaf) for leaf in tree.leaves(choices))
             assert upper >= _largest_of_random_branches(inputs, duals[:, 0], slopes, seed) - 1e-13
@@ -142,38 +144,67 @@ class TestSlopeTree:
             assert np.array_equal(np.abs(leaf.functional.above), np.abs(duals))
             assert np.array_equal(leaf.functional.above, -leaf.functional.below)
 
-    def test_pairs_alone_are_one_more_leaf_of_deeper_relu_branches(self) -> None:
-        pairs = _any_pairs(np.random.default_rng(0), 3, num_pairs=2)
-        assert SlopeTree.of(np.ones(3), (0.0,) * 2, pairs).num_leaves == 2
-        assert (
-            SlopeTree.of(np.ones(3), (0.0,) * 3, pairs).num_leaves
-            == SlopeTree.of(np.ones(3), (0.0,) * 5, pairs).num_leaves
-            == 3
-        )
+    def test_groups_alone_are_one_more_leaf_of_deeper_relu_branches(self) -> None:
+        groups = _any_groups(np.random.default_rng(0), 3, number=2)
+        assert SlopeTree.of(np.ones(3), (0.0,) * 2, groups).num_leaves == 2
+        for depth in (3, 5):
+            assert SlopeTree.of(np.ones(3), (0.0,) * depth, groups).num_leaves == 3
 
-    def test_what_pairs_leave_over_is_rounded_both_ways(self) -> None:
+    def test_groups_of_several_samples_behind_more_activations_are_refused(self) -> None:
+        groups = _any_groups(np.random.default_rng(0), 5, number=9, most=3)
+        for slopes in ((0.0, 0.0, 0.0), (0.1, 0.0, 0.2)):
+            with pytest.raises(ValueError, match="groups of several samples need two activations"):
+                SlopeTree.of(np.ones(5), slopes, groups)
+
+    def test_what_groups_leave_over_is_rounded_both_ways(self) -> None:
         generator = np.random.default_rng(0)
-        duals, pairs = generator.standard_normal(5), _any_pairs(generator, 5, num_pairs=40)
+        duals, groups = generator.standard_normal(5), _any_groups(generator, 5, number=40, most=3)
         flows = generator.random(40) * (generator.random(40) < 0.7)
         exact = [Fraction(dual) for dual in duals.tolist()]
-        for i, j, ratio, flow in zip(*(a.tolist() for a in (pairs.first, pairs.second, pairs.ratios, flows)), strict=True):
+        for i, flow in zip(groups.centres.tolist(), flows.tolist(), strict=True):
             exact[i] -= Fraction(flow)
-            exact[j] += Fraction(flow) * Fraction(ratio)
-        least, most = pairs.left_over(duals, flows)
+        for p, j, weight in zip(groups.groups.tolist(), groups.members.tolist(), groups.weights.tolist(), strict=True):
+            exact[j] += Fraction(float(flows[p])) * Fraction(weight)
+        least, most = groups.left_over(duals, flows)
         assert all(low <= true <= high for low, true, high in zip(least.tolist(), exact, most.tolist(), strict=True))
-        assert np.max(most - least) < 1e-14 * float(np.abs(duals).sum() + (flows * (1.0 + pairs.ratios)).sum())
+        assert np.max(most - least) < 1e-14 * float(np.abs(duals).sum() + groups.sample_slopes(flows).sum())
 
-    def test_rows_of_pairs_are_off_by_no_more_than_they_say(self) -> None:
+    def test_rows_of_groups_are_off_by_no_more_than_they_say(self) -> None:
         generator = np.random.default_rng(0)
-        rows, pairs = generator.standard_normal((6, 3)), _any_pairs(generator, 6, num_pairs=30)
-        rounded, limits = pairs.differences(rows), pairs.rounding(rows)
+        rows, groups = generator.standard_normal((6, 3)), _any_groups(generator, 6, number=30, most=3)
+        combined, limits = groups.combinations(rows), groups.rounding(rows)
+        apart = rows[groups.centres] - combined
         for p in range(30):
-            i, j, ratio = pairs.first[p], pairs.second[p], Fraction(float(pairs.ratios[p]))
-            off = [
-                Fraction(float(rounded[p, k])) - (Fraction(float(rows[i, k])) - ratio * Fraction(float(rows[j, k])))
-                for k in range(3)
-            ]
-            assert sum(error * error for error in off) <= Fraction(float(limits[p])) ** 2
+            exact = [Fraction(0)] * 3
+            for j, weight in zip(groups.members[groups.groups == p], groups.weights[groups.groups == p], strict=True):
+                exact = [e + Fraction(float(weight)) * Fraction(float(x)) for e, x in zip(exact, rows[j], strict=True)]
+            centre = [Fraction(float(x)) for x in rows[groups.centres[p]]]
+            off = [Fraction(float(found)) - true for found, true in zip(combined[p], exact, strict=True)]
+            off_apart = [Fraction(float(a)) - (x - true) for a, x, true in zip(apart[p], centre, exact, strict=True)]
+            for errors in (off, off_apart):
+                assert sum(error * error for error in errors) <= Fraction(float(limits[p])) ** 2
+
+    def test_leaves_are_what_the_groups_say(self) -> None:
+        """Values of the problems handed to the inner oracle, against the formula written out; never below it."""
+        generator = np.random.default_rng(0)
+        rows, groups = generator.standard_normal((6, 3)), _any_groups(generator, 6, number=8, most=3)
+        tree = SlopeTree.of(generator.standard_normal(6), (0.3, 0.1), groups)
+        choices = Choices(slopes=generator.standard_normal((1, 6)), flows=generator.random(8))
+        points = generator.standard_normal((50, 3))
+        hidden = points @ rows.T
+        for leaf in tree.leaves(choices):
+            functional = leaf.functional
+            expected = np.maximum(hidden, 0.0) @ functional.above + np.maximum(-hidden, 0.0) @ functional.below
+            for p in range(8):
+                members, weights = groups.members[groups.groups == p], groups.weights[groups.groups == p]
+                combined = hidden[:, members] @ weights
+                extra = np.maximum(leaf.sign * (hidden[:, groups.centres[p]] - combined), 0.0)
+                if leaf.sign < 0:
+                    extra += 0.7 * (np.maximum(hidden[:, members], 0.0) @ weights - np.maximum(combined, 0.0))
+                expected += choices.flows[p] * extra
+            assert leaf.on(rows).values(points) == pytest.approx(expected, abs=1e-12)
+            per_unit = groups.values(hidden, leaf.sign, tree.bend) @ choices.flows
+            assert per_unit + _without_groups(leaf).on(rows).values(points) == pytest.approx(expected, abs=1e-12)
 
     def test_deep_relu_needs_two_layers_of_functionals(self) -> None:
         assert SlopeTree.of(np.ones(3), (0.0,) * 7).num_inner == 1
@@ -317,16 +348,15 @@ class TestTightness:
         inputs, duals = drawn(0, 150, 2)
         assert bound_of(spec_of((0.0, 0.0)), inputs, duals).ratio <= 1.6
 
-    def test_pairs_never_make_the_bound_looser_than_the_accuracy_asked_for(self) -> None:
-        for seed in range(2):
+    def test_never_looser_than_lines_alone(self) -> None:
+        for seed in range(3):
             inputs, duals = drawn(seed, 24, 2)
-            rows = RowSpace.of(inputs.numpy()).rows
-            best = []
-            for pairs in (None, SamplePairs.neighbours(rows, duals.numpy()[:, 0], at_most=100)):
-                tree = SlopeTree.of(duals.numpy()[:, 0], (0.0, 0.0), pairs)
-                search = find_slopes(tree, rows, starts=np.zeros((0, 2)), rtol=1e-3, enough=0.0, deadline=Deadline())
-                best.append(max(_planar_maximum(rows, leaf) for leaf in tree.leaves(search.choices)))
-            assert best[1] <= best[0] * (1 + 1e-3)
+            rows, column = RowSpace.of(inputs.numpy()).rows, duals.numpy()[:, 0]
+            groups = SampleGroups.neighbours(rows, column, most_pairs=100, most_stars=100)
+            tree = SlopeTree.of(column, (0.0, 0.0), groups)
+            search = find_slopes(tree, rows, starts=np.zeros((0, 2)), rtol=1e-3, enough=0.0, deadline=Deadline())
+            found = max(_planar_maximum(rows, leaf) for leaf in search.tree.leaves(search.choices))
+            assert found <= _best_lines(rows, column) * (1 + 1e-3)
 
     def test_residuals_of_fitted_networks(self) -> None:
         ratios = []
@@ -388,19 +418,44 @@ class TestWitnesses:
 
 
 def _planar_maximum(rows: FloatArray, leaf: Leaf) -> float:
-    """``max alpha'(Xu)_+ + beta'(-Xu)_+ + sum_p F_p (+-(x_i - r x_j)'u)_+`` over the disc."""
-    functional, pairs = leaf.functional, leaf.pairs
-    apart = leaf.sign * (rows[pairs.first] - pairs.ratios[:, None] * rows[pairs.second])
-    duals = np.concatenate([functional.above + functional.below, leaf.flows])
-    linear = -(rows.T @ functional.below)[:, None]
-    return exact_planar_dual_norm(np.concatenate([rows, apart]), duals[:, None], linear, one_sided=True)
+    """Maximum of the leaf's problem over the disc, without what rounding may take from it."""
+    problem = leaf.on(rows)
+    return exact_planar_dual_norm(problem.rows, problem.duals, problem.linear, one_sided=True)
 
 
-def _any_pairs(generator: np.random.Generator, num_rows: int, *, num_pairs: int) -> SamplePairs:
-    """Pairs of any samples, signs of their duals apart."""
-    first, second = generator.integers(num_rows, size=(2, num_pairs))
-    ratios = np.exp(generator.standard_normal(num_pairs))
-    return SamplePairs(first=first, second=second, ratios=ratios, num_samples=num_rows)
+def _best_lines(rows: FloatArray, duals: FloatArray) -> float:
+    """The bound for two ReLUs that the best lines give, no group of samples: a linear program over directions of the plane."""
+    angles = np.linspace(0.0, 2.0 * np.pi, 2000)
+    features = np.maximum(np.stack([np.cos(angles), np.sin(angles)], axis=1) @ rows.T, 0.0)
+    gained, lost = features @ np.maximum(duals, 0.0), features * np.maximum(-duals, 0.0)
+    # Slopes, then the level: gained - lost t <= level, lost t <= level.
+    left = np.concatenate([np.hstack([-lost, -np.ones((2000, 1))]), np.hstack([lost, -np.ones((2000, 1))])])
+    found = linprog(
+        np.append(np.zeros(len(rows)), 1.0),
+        A_ub=left,
+        b_ub=np.concatenate([-gained, np.zeros(2000)]),
+        bounds=[*[(0.0, 1.0)] * len(rows), (0.0, None)],
+    )
+    assert found.status == 0
+    return float(found.fun)
+
+
+def _without_groups(leaf: Leaf) -> Leaf:
+    groups = SampleGroups.none(leaf.groups.num_samples)
+    return Leaf(functional=leaf.functional, groups=groups, flows=np.zeros(0), sign=leaf.sign, bend=leaf.bend)
+
+
+def _any_groups(generator: np.random.Generator, num_rows: int, *, number: int, most: int = 1) -> SampleGroups:
+    """Groups of any samples, signs of their duals apart."""
+    sizes = generator.integers(1, most + 1, size=number)
+    groups = np.repeat(np.arange(number), sizes)
+    return SampleGroups(
+        centres=generator.integers(num_rows, size=number),
+        groups=groups,
+        members=generator.integers(num_rows, size=len(groups)),
+        weights=np.exp(generator.standard_normal(len(groups))),
+        num_samples=num_rows,
+    )
 
 
 def _largest_of_random_branches(inputs: FloatArray, duals: FloatArray, slopes: tuple[float, ...], seed: int) -> float:

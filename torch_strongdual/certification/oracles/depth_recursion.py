@@ -20,7 +20,7 @@ from torch_strongdual.certification.oracles._depth.deep_witnesses import (
     mixed_branch,
     valued_witnesses,
 )
-from torch_strongdual.certification.oracles._depth.sample_pairs import SamplePairs
+from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
@@ -42,7 +42,8 @@ __all__ = ["DepthRecursion", "DepthRecursionState"]
 FloatArray = NDArray[np.float64]
 
 _MAX_ACTIVATIONS = 6
-_MOST_PAIRS = 1200
+_MOST_PAIRS = 500  # to begin with
+_MOST_STARS = 1200
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -97,7 +98,7 @@ class DepthRecursion(AbstractDualNormOracle):
 
     Lines alone would let positive and negative combinations of features each have their best: on residuals of noise that no
     branch can follow the bound would be 2 to 4 times a branch. Neighbouring samples with duals of opposite signs are therefore
-    bounded in pairs, which brings that to 1.0 to 1.4 for up to three columns; it grows with the distance of neighbours.
+    bounded together. What that leaves grows with the distance of neighbours, hence with the number of columns.
 
     Several outputs are bounded from single directions of them: :math:`\kappa(\Lambda v)` is sublinear in v, so that few
     directions, chosen where the bound is worst, lose one or two per cent (``stats["outputs"]`` says how many they were).
@@ -221,7 +222,7 @@ class DepthRecursion(AbstractDualNormOracle):
         """The layer of units that the linear program of the slope search ended with, for two activations (or all ReLU)."""
         if side.search is None or len(side.search.choices.slopes) != 1:
             return None
-        mixture = [(point, leaf, weight) for point, leaf, weight in side.search.mixture if leaf < 2]  # two: pairs alone
+        mixture = [(point, leaf, weight) for point, leaf, weight in side.search.mixture if leaf < 2]  # two: groups alone
         if not mixture:
             return None
         units = np.array([point for point, _, _ in mixture]) @ state.row_space.basis.T
@@ -281,7 +282,9 @@ class DepthRecursion(AbstractDualNormOracle):
         rows = state.row_space.rows
         if (reason := self.inner.limits(rows.shape[1], rows.shape[0], 1)) is not None:
             return _SideBound(upper=math.inf, search=None, limited_by=reason)
-        tree = SlopeTree.of(duals, state.slopes, SamplePairs.neighbours(rows, duals, at_most=_MOST_PAIRS))
+        most_stars = _MOST_STARS if len(state.slopes) == 2 else 0
+        groups = SampleGroups.neighbours(rows, duals, most_pairs=_MOST_PAIRS, most_stars=most_stars)
+        tree = SlopeTree.of(duals, state.slopes, groups)
         search = find_slopes(
             tree,
             rows,
@@ -290,11 +293,11 @@ class DepthRecursion(AbstractDualNormOracle):
             enough=request.floor / (1.0 + request.rtol),
             deadline=request.deadline.fraction(0.4),
         )
-        return self._proven(state, tree, search, request)
+        return self._proven(state, search, request)
 
-    def _proven(self, state: DepthRecursionState, tree: SlopeTree, search: SlopeSearch, request: BoundRequest) -> _SideBound:
+    def _proven(self, state: DepthRecursionState, search: SlopeSearch, request: BoundRequest) -> _SideBound:
         """Bound the leaves at the slopes found, largest first: no leaf has to be bounded below the largest."""
-        leaves = tree.leaves(search.choices)
+        leaves = search.tree.leaves(search.choices)
         estimates = [
             float(np.max(leaf.on(state.row_space.rows).values(found), initial=0.0))
             for leaf, found in zip(leaves, search.points, strict=True)

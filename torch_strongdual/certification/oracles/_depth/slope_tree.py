@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._depth.sample_pairs import SamplePairs
+from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
 from torch_strongdual.certification.oracles._verified_psd import gamma
+from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["Choices", "Functional", "Leaf", "SlopeTree"]
@@ -62,7 +63,7 @@ class Choices:
 
     Args:
         slopes: :math:`\tau` of every inner node, shape (num_inner, n).
-        flows: How much of the duals each pair takes, nonnegative, shape (p,).
+        flows: How much of the duals each group takes, nonnegative, shape (p,).
     """
 
     slopes: FloatArray
@@ -71,19 +72,24 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Leaf:
-    r"""A functional of the first pre-activations ``X u``: :math:`f(h) + \sum_p F_p (\pm (h_i - r h_j))_+`.
+    r"""A functional of the first pre-activations ``X u``: f(h), and what the groups add.
+
+    With flow F and :math:`y = \sum_j c_j h_j` that is :math:`F (h_i - y)_+` for sign +1, and for -1
+    :math:`F (y - h_i)_+ + F b (\sum_j c_j (h_j)_+ - (y)_+)`, whose last term vanishes for pairs.
 
     Args:
         functional: f.
-        pairs: Samples i and j, and ratios r.
+        groups: Samples i and j, weights c.
         flows: F, nonnegative.
-        sign: Which sign the differences have.
+        sign: Product of the signs on the way from the root.
+        bend: b, one minus the slope left of zero of the activation on ``X u``.
     """
 
     functional: Functional
-    pairs: SamplePairs
+    groups: SampleGroups
     flows: FloatArray
     sign: float
+    bend: float
 
     @property
     def is_never_positive(self) -> bool:
@@ -92,8 +98,8 @@ class Leaf:
 
     @property
     def sample_slopes(self) -> FloatArray:
-        """Lipschitz constants in each sample."""
-        return self.functional.sample_slopes + self.pairs.sample_slopes(self.flows)
+        """Upper bounds on Lipschitz constants in each sample."""
+        return self.functional.sample_slopes + (1.0 if self.sign > 0 else 3.0) * self.groups.sample_slopes(self.flows)
 
     def on(self, rows: FloatArray) -> SphereProblem:
         r"""The one-sided problem :math:`\max f(Xu)`: duals :math:`\alpha + \beta`, rounded up, and :math:`-X'\beta`."""
@@ -103,15 +109,24 @@ class Leaf:
         linear = -(rows.T @ self.functional.below)[:, None]
         used = self.flows > 0
         if used.any():
-            rows = np.concatenate([rows, self.sign * self.pairs.differences(rows)[used]])
-            duals = np.concatenate([duals, self.flows[used]])
+            combined = self.groups.combinations(rows)
+            apart = self.sign * (rows[self.groups.centres] - combined)
+            several = used & (self.groups.sizes > 1) & (self.sign < 0)
+            if several.any():
+                added = duals + self.bend * self.groups.member_duals(self.flows)
+                duals = np.where(added != duals, np.nextafter(added, np.inf), duals)
+            rows = np.concatenate([rows, apart[used], combined[several]])
+            taken = self.flows[several] * (self.bend * (1.0 - 8 * UNIT_ROUNDOFF))
+            duals = np.concatenate([duals, self.flows[used], -taken])
         return SphereProblem(rows=rows, duals=duals[:, None], linear=linear, one_sided=True)
 
     def rounding(self, rows: FloatArray) -> float:
-        """What the value of :meth:`on` is off by on the unit ball: sums of n terms in ``-X'beta``, and differences of rows."""
+        """What the value of :meth:`on` is off by on the unit ball: sums of n terms in ``-X'beta``, and rows of groups."""
         num_terms = rows.shape[0] + rows.shape[1] + 4
         share = float(np.abs(self.functional.below) @ np.linalg.norm(rows, axis=1))
-        return gamma(num_terms) * share + float(self.flows @ self.pairs.rounding(rows)) * (1.0 + gamma(len(self.flows) + 4))
+        return gamma(num_terms) * share + 2.0 * float(self.flows @ self.groups.rounding(rows)) * (
+            1.0 + gamma(len(self.flows) + 4)
+        )
 
 
 def _product_rounded_up(factor: float, values: FloatArray) -> FloatArray:
@@ -132,36 +147,38 @@ class SlopeTree:
     layer replaces a functional by two, one for each sign; the dual norm is at most the largest maximum among the leaves.
     Nodes are numbered as in a heap: the children of i are 2i + 1 (plus) and 2i + 2 (minus).
 
-    Pairs of samples may be taken out of the root and bounded together, see :class:`SamplePairs`.
+    Groups of samples may be taken out of the root and bounded together, see :class:`SampleGroups`.
 
     Args:
         duals: :math:`\lambda` (n,).
         last_slope: Slope left of zero of the last activation.
         slopes: Slopes left of zero of the activations below, last layer first.
-        pairs: What may be bounded together.
-        is_deeper: Whether more ReLUs follow than ``slopes`` says (all of them ReLU): one more leaf, of the pairs alone.
+        groups: What may be bounded together; pairs only, unless there are two activations.
+        is_deeper: Whether more ReLUs follow than ``slopes`` says (all of them ReLU): one more leaf, of the groups alone.
     """
 
     duals: FloatArray
     last_slope: float
     slopes: tuple[float, ...]
-    pairs: SamplePairs
+    groups: SampleGroups
     is_deeper: bool = False
 
     @classmethod
-    def of(cls, duals: FloatArray, activations: Sequence[float], pairs: SamplePairs | None = None) -> SlopeTree:
+    def of(cls, duals: FloatArray, activations: Sequence[float], groups: SampleGroups | None = None) -> SlopeTree:
         r"""Tree of :math:`\lambda' s(g)`, ``activations`` being all slopes, first layer first.
 
         If all are zero two suffice: :math:`\tau = \alpha` at each further layer leaves the functionals as they are, and a
         deeper ReLU branch reaches what a shallower one does, so that the bound does not depend on the depth beyond three
-        (beyond two without pairs).
+        (beyond two without groups).
         """
         kept = tuple(activations)
-        pairs = SamplePairs.none(len(duals)) if pairs is None else pairs
-        is_deeper = not any(kept) and len(kept) > 2 and pairs.number > 0
+        groups = SampleGroups.none(len(duals)) if groups is None else groups
+        is_deeper = not any(kept) and len(kept) > 2
         if not any(kept):
             kept = kept[:2]
-        return cls(duals=duals, last_slope=kept[-1], slopes=kept[-2::-1], pairs=pairs, is_deeper=is_deeper)
+        if (is_deeper or len(kept) > 2) and (groups.sizes > 1).any():
+            raise ValueError("groups of several samples need two activations")
+        return cls(duals=duals, last_slope=kept[-1], slopes=kept[-2::-1], groups=groups, is_deeper=is_deeper)
 
     @property
     def num_inner(self) -> int:
@@ -172,6 +189,11 @@ class SlopeTree:
     def num_leaves(self) -> int:
         """Number of leaves."""
         return self.num_inner + 1 + int(self.is_deeper)
+
+    @property
+    def bend(self) -> float:
+        """One minus the slope left of zero of the first activation."""
+        return 1.0 - self.slopes[-1]
 
     def slope_at(self, node: int) -> float:
         """Slope of the activation between an inner ``node`` and its children."""
@@ -185,13 +207,21 @@ class SlopeTree:
             node = (node - 1) // 2
         return sign
 
+    def leaf_sign(self, leaf: int) -> float:
+        """The same of a leaf; +1 for that of the groups alone."""
+        return 1.0 if leaf > self.num_inner else self.sign_at(self.num_inner + leaf)
+
+    def with_groups(self, groups: SampleGroups) -> SlopeTree:
+        """The same tree with other groups."""
+        return replace(self, groups=groups)
+
     def root(self, flows: FloatArray) -> Functional:  # shape: (p,)
-        """Functional of the pre-activations of the last activation, without what the pairs take; rounded upward."""
-        least, most = self.pairs.left_over(self.duals, flows)
+        """Functional of the pre-activations of the last activation, without what the groups take; rounded upward."""
+        least, most = self.groups.left_over(self.duals, flows)
         return Functional(above=most, below=_product_rounded_up(self.last_slope, -least))
 
     def nodes(self, choices: Choices) -> list[Functional]:
-        r"""All functionals, pairs apart: the inner ones convexified with ``choices`` of :math:`\tau`, then the leaves."""
+        r"""All functionals, groups apart: the inner ones convexified with ``choices`` of :math:`\tau`, then the leaves."""
         found = [self.root(choices.flows)]
         for node in range(self.num_inner):
             found[node] = found[node].convexified(choices.slopes[node])
@@ -201,20 +231,19 @@ class SlopeTree:
     def leaves(self, choices: Choices) -> list[Leaf]:
         """Functionals of the first pre-activations ``X u``."""
         functionals = self.nodes(choices)[self.num_inner :]
-        signs = [self.sign_at(self.num_inner + leaf) for leaf in range(len(functionals))]
         if self.is_deeper:
             nothing = np.zeros(len(self.duals))
             functionals.append(Functional(above=nothing, below=nothing))
-            signs.append(1.0)
+        signs = [self.leaf_sign(leaf) for leaf in range(len(functionals))]
         return [
-            Leaf(functional=functional, pairs=self.pairs, flows=choices.flows, sign=sign)
+            Leaf(functional=functional, groups=self.groups, flows=choices.flows, sign=sign, bend=self.bend)
             for functional, sign in zip(functionals, signs, strict=True)
         ]
 
     def middle(self) -> Choices:
-        r"""Choices of :math:`\tau` in the middle of their ranges, no pairs."""
+        r"""Choices of :math:`\tau` in the middle of their ranges, no groups."""
         slopes = np.zeros((self.num_inner, len(self.duals)))
-        flows = np.zeros(self.pairs.number)
+        flows = np.zeros(self.groups.number)
         found = [self.root(flows)]
         for node in range(self.num_inner):
             slopes[node] = 0.5 * (found[node].above - found[node].below)
