@@ -44,6 +44,8 @@ FloatArray = NDArray[np.float64]
 _MAX_ACTIVATIONS = 6
 _MOST_PAIRS = 500  # to begin with
 _MOST_STARS = 1200
+_LEAF_ACCURACY = 0.25  # of the tolerance: the rest is for the lines
+_EASY_RANK = 5  # leaves are proven in a fraction of the time that their slopes take
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -200,11 +202,8 @@ class DepthRecursion(AbstractDualNormOracle):
         }
         upper = in_units(min(upper, trivial), *units, round_up=True)
         lower = witnesses[0].value if witnesses else 0.0
-        reasons = [side.limited_by for side in sides if side.limited_by]
-        if reasons:
-            stats["limited_by"] = reasons[0]
-        elif not upper <= (1.0 + request.rtol) * lower:
-            stats["limited_by"] = "time" if request.deadline.expired else "lines in place of concave kinks"
+        if not upper <= (1.0 + request.rtol) * lower:
+            stats["limited_by"] = _reason(sides, request, len(state.slopes))
         return DualNormBound(
             upper=upper,
             lower=lower,
@@ -291,7 +290,7 @@ class DepthRecursion(AbstractDualNormOracle):
             starts=points,
             rtol=request.rtol,
             enough=request.floor / (1.0 + request.rtol),
-            deadline=request.deadline.fraction(0.4),
+            deadline=request.deadline.fraction(0.7 if rows.shape[1] <= _EASY_RANK else 0.4),
         )
         return self._proven(state, search, request)
 
@@ -308,7 +307,7 @@ class DepthRecursion(AbstractDualNormOracle):
             if leaves[index].is_never_positive:
                 continue
             asked = BoundRequest(
-                rtol=request.rtol,
+                rtol=_LEAF_ACCURACY * request.rtol,
                 floor=max(request.floor, upper),
                 deadline=request.deadline.fraction(1.0 / (len(order) - position)),
             )
@@ -327,6 +326,22 @@ class DepthRecursion(AbstractDualNormOracle):
         lost = state.row_space.loss_of_reduction(leaf.sample_slopes)
         upper = ((found.upper + rounding) * state.row_space.basis_norm + lost) * (1.0 + 16 * UNIT_ROUNDOFF)
         return (upper if math.isfinite(upper) else math.inf), str(found.stats.get("limited_by", ""))
+
+
+def _reason(sides: list[_SideBound], request: BoundRequest, num_activations: int) -> str:
+    """Why the bound is not tighter: a leaf, the time for the search, or the relaxation itself."""
+    worst = max(sides, key=lambda side: side.upper, default=None)
+    if worst is not None and worst.limited_by:
+        return f"the proof of the first layer ({worst.limited_by})" if worst.search else worst.limited_by
+    if any(side.search is not None and not side.search.has_converged for side in sides):
+        return "time: the lines in place of the ReLUs of later layers were still getting better"
+    if request.deadline.expired:
+        return "time"
+    several = "groups" if num_activations == 2 else "pairs"
+    return (
+        f"the relaxation of depth (lines and {several} of samples in place of concave kinks), which is at its best: more time "
+        "will not help, more samples or a larger path_decay would"
+    )
 
 
 def _best_value(state: DepthRecursionState, duals: FloatArray, branches: list[Branch]) -> float:

@@ -18,7 +18,7 @@ __all__ = ["SlopeSearch", "find_slopes"]
 
 FloatArray = NDArray[np.float64]
 
-_MAX_CUTS = 300
+_MAX_CUTS = 150
 _STEP_OUTWARD = 0.7
 _LEAST_FLOW = 1e-9
 _LEAST_GAIN = 1e-5
@@ -37,6 +37,7 @@ class SlopeSearch:
         points: Maximisers found, one array (m, r) a leaf.
         mixture: Points, and for each its leaf and its weight in the solution of the last linear program: the layer of units
             that attains the bound, were nothing lost.
+        has_converged: Whether the search ended by itself: more time would not lower the estimate noticeably.
     """
 
     tree: SlopeTree
@@ -44,6 +45,7 @@ class SlopeSearch:
     estimate: float
     points: list[FloatArray]
     mixture: list[tuple[FloatArray, int, float]]
+    has_converged: bool = False
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -131,10 +133,13 @@ def find_slopes(
     mixture: list[tuple[FloatArray, int, float]] = []
     inside = _stacked(tree, best.choices)
     history = [best.estimate]
+    has_converged = False
     for _ in range(max_iterations):
-        if best.estimate <= enough or deadline.expired or not cuts.leaves:
+        stalls = len(history) > _PATIENCE and best.estimate > (1.0 - 0.2 * rtol) * history[-1 - _PATIENCE]
+        if stalls or best.estimate <= enough or not cuts.leaves:
+            has_converged = True
             break
-        if len(history) > _PATIENCE and best.estimate > (1.0 - 0.2 * rtol) * history[-1 - _PATIENCE]:
+        if deadline.expired:
             break
         found = program.solve(cuts.matrix(), deadline)
         if found is None:
@@ -144,6 +149,7 @@ def find_slopes(
         is_close = best.estimate - found.level <= 0.1 * rtol * best.estimate
         cuts.forget(found.weights)
         if is_close and not more.number:
+            has_converged = True
             break
         if not is_close:
             between = inside + _STEP_OUTWARD * (found.point - inside)
@@ -157,7 +163,14 @@ def find_slopes(
             inside = np.concatenate([inside, np.zeros(more.number)])
     flows = np.concatenate([best.choices.flows, np.zeros(tree.groups.number - len(best.choices.flows))])
     choices = Choices(slopes=best.choices.slopes, flows=flows)
-    return SlopeSearch(tree=tree, choices=choices, estimate=best.estimate, points=best.points, mixture=mixture)
+    return SlopeSearch(
+        tree=tree,
+        choices=choices,
+        estimate=best.estimate,
+        points=best.points,
+        mixture=mixture,
+        has_converged=has_converged,
+    )
 
 
 def _cheaper_pairs(
