@@ -16,7 +16,16 @@ from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet
 from torch_strongdual.problems import PlantedProblem, planted_orthonormal_relu, planted_rank_one_relu
 
-__all__ = ["Case", "RaceInstance", "gaussian_regression", "network", "race_cases", "spiral", "standardised_diabetes"]
+__all__ = [
+    "Case",
+    "RaceInstance",
+    "gaussian_regression",
+    "instance_of",
+    "network",
+    "race_cases",
+    "spiral",
+    "standardised_diabetes",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -122,14 +131,14 @@ def spiral(n: int, *, with_ones: bool) -> tuple[FloatArray, FloatArray]:
 
 def _diabetes(num_columns: int, fraction: float) -> RaceInstance:
     inputs, targets = standardised_diabetes(num_columns)
-    return _instance(f"diabetes 442 x {num_columns}", inputs, targets, "squared", fraction)
+    return instance_of(f"diabetes 442 x {num_columns}", inputs, targets, "squared", fraction)
 
 
 def _breast_cancer() -> RaceInstance:
     from sklearn.datasets import load_breast_cancer
 
     features, labels = load_breast_cancer(return_X_y=True)
-    return _instance("breast_cancer", _standardised(features), 2.0 * labels[:, None] - 1.0, "squared", 0.2)
+    return instance_of("breast_cancer", _standardised(features), 2.0 * labels[:, None] - 1.0, "squared", 0.2)
 
 
 def _iris() -> RaceInstance:
@@ -137,11 +146,11 @@ def _iris() -> RaceInstance:
 
     features, labels = load_iris(return_X_y=True)
     inputs = np.hstack([_standardised(features), np.ones((len(features), 1))])
-    return _instance("iris", inputs, np.eye(3)[labels], "softmax", 0.05)
+    return instance_of("iris", inputs, np.eye(3)[labels], "softmax", 0.05)
 
 
 def _spiral(n: int) -> RaceInstance:
-    return _instance(f"spiral {n}", *spiral(n, with_ones=True), "squared", 0.05)
+    return instance_of(f"spiral {n}", *spiral(n, with_ones=True), "squared", 0.05)
 
 
 def _orthonormal() -> RaceInstance:
@@ -166,7 +175,7 @@ def _planted(name: str, problem: PlantedProblem) -> RaceInstance:
     )
 
 
-def _instance(name: str, inputs: FloatArray, targets: FloatArray, loss: str, fraction: float) -> RaceInstance:
+def instance_of(name: str, inputs: FloatArray, targets: FloatArray, loss: str, fraction: float) -> RaceInstance:
     """With ``fraction`` of the largest useful weight decay (its attained lower bound)."""
     draft = RaceInstance(name=name, inputs=inputs, targets=targets, loss=loss, decay=1.0)
     x, y = torch.from_numpy(inputs), torch.from_numpy(targets)

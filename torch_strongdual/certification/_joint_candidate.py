@@ -1,23 +1,45 @@
-"""The joint dual point of a problem, computed over several calls and offered once at each strength."""
+"""The joint dual point of a problem, refined over several calls, with what its own multipliers prove."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.joint_dual import JointDual
+from torch_strongdual.certification.oracles import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import boxes_pay
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 
-__all__ = ["JointCandidate"]
+__all__ = ["JointCandidate", "JointPoint"]
 
-_MAX_FACTOR = 1.5
+_PATIENCE = 25  # refinements that prove nothing better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointPoint:
+    """A dual point and what is proven of its dual norm.
+
+    Args:
+        candidate: In the dual domain, shape ``(num_samples, 1)``.
+        bound: Its dual norm, without a lower bound.
+    """
+
+    candidate: Tensor
+    bound: DualNormBound
 
 
 class JointCandidate:
     """Keeps the iterations of :class:`JointDual` between calls, so that time spent on them is never lost.
+
+    The first call iterates until the point of the plain relaxation settles. Later calls refine the relaxation: parts of the
+    sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are.
 
     Args:
         problem: Any; where the method does not apply, there is no candidate.
@@ -26,27 +48,51 @@ class JointCandidate:
     def __init__(self, problem: TrainingProblem) -> None:
         self._problem = problem
         self._iterations: JointDual | None = None
-        self._factor = 1.0
+        self._oracle_state: Any = None
+        self._proven = self._hoped = -math.inf
+        self._best, self._stalls = -math.inf, 0
         self.is_spent = not (JointDual.supports(problem) and _is_relaxed(problem))
 
-    def next_point(self, deadline: Deadline) -> Tensor | None:
-        """Go on until the point settles or the time is up; ``None`` if there is nothing to offer any more."""
+    def next_point(self, deadline: Deadline, *, attainable: float) -> JointPoint | None:
+        """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more.
+
+        Args:
+            deadline: For the first, long call; later ones are short.
+            attainable: Best objective known: what proven and hoped-for bounds are compared with.
+        """
         if self.is_spent:
             return None
         if self._iterations is None:
             self._iterations = JointDual(self._problem)
-        point = self._iterations.run(deadline=deadline)
-        self.is_spent = point is None or self._iterations.is_settled
+        if self._iterations.is_settled:
+            candidate = self._iterations.refine(split=self._lacks_parts(attainable), deadline=deadline)
+        else:
+            candidate = self._iterations.run(deadline=deadline)
+        proof = self._iterations.proof()
+        if candidate is None or proof is None:
+            self.is_spent = True
+            return None
+        if self._oracle_state is None:
+            self._oracle_state = proof.init(self._problem.spec, self._problem.inputs)
+        point = JointPoint(
+            candidate=candidate, bound=proof.bound(self._oracle_state, candidate, BoundRequest(deadline=deadline))
+        )
+        self._learn(point)
         return point
 
-    def relax(self, ratio: float) -> bool:
-        """Use that an oracle proves ``ratio`` < 1 of what the relaxation does; return whether another point is worth a try."""
-        factor = min(self._factor / ratio, _MAX_FACTOR) if ratio > 0.0 else _MAX_FACTOR
-        if self._iterations is None or not self.is_spent or factor < 1.02 * self._factor:
+    def _learn(self, point: JointPoint) -> None:
+        self._proven = self._problem.scaled_bound(point.candidate, max(point.bound.upper, 1e-300)).value
+        scale = self._problem.loss.best_scale(point.candidate, 1.0)
+        self._hoped = self._problem.loss.dual_objective(scale * point.candidate)
+        self._stalls = 0 if self._proven > self._best else self._stalls + 1
+        self._best = max(self._best, self._proven)
+        self.is_spent = self._stalls > _PATIENCE
+
+    def _lacks_parts(self, attainable: float) -> bool:
+        """Whether the relaxation loses more than the accuracy of the multipliers does (for effort only)."""
+        if self._iterations is None or not self._iterations.can_split:
             return False
-        self._factor, self.is_spent = factor, False
-        self._iterations.relax(factor)
-        return True
+        return self._hoped - self._proven <= attainable - self._hoped
 
 
 def _is_relaxed(problem: TrainingProblem) -> bool:

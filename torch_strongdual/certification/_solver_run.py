@@ -25,7 +25,7 @@ __all__ = ["SolverRun"]
 
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
-_RELAXED_SHARE = 0.6
+_JOINT_SHARE = 0.8
 
 
 class SolverRun:
@@ -141,7 +141,7 @@ class SolverRun:
         can_be_joint = not self.solver.joint.is_spent
         for rtol in (max(fine, 2e-2), fine):
             share = 0.5 if can_be_joint and source == "residual" else 1.0
-            deadline = self.deadline.fraction(share) if rtol == fine else self.deadline.fraction(0.25 if can_be_joint else 0.4)
+            deadline = self.deadline.fraction(share) if rtol == fine else self.deadline.fraction(0.1 if can_be_joint else 0.4)
             request = BoundRequest(rtol=rtol, floor=floor, known_upper=known, deadline=deadline)
             proven = self._ask(candidate, source, request)
             known = min(known, self.last.upper)
@@ -154,19 +154,15 @@ class SolverRun:
         self._combine()
 
     def try_joint_points(self) -> None:
-        """Points chosen together with their relaxed dual norm; then some that use what the oracle proves beyond that."""
-        while not self.is_done():
-            point = self.solver.joint.next_point(self.deadline.fraction(0.4))
-            if point is None or self.deadline.expired:
+        """Points chosen together with their relaxed dual norm, which their own multipliers prove; ever tighter ones."""
+        deadline = self.deadline.fraction(_JOINT_SHARE)
+        while not (self.is_done() or deadline.expired):
+            found = self.solver.joint.next_point(deadline.fraction(0.5), attainable=self.solver.attainable)
+            if found is None:
                 return
-            # Such a point may be scaled up: its dual norm is below the limit as far as the relaxation loses.
-            floor = self._sufficient_norm(point, 0.25 * self.problem.dual_norm_limit)
-            deadline = self.deadline.fraction(_RELAXED_SHARE)
-            request = BoundRequest(rtol=min(0.25 * self.rtol, 1e-2), floor=floor, deadline=deadline)
-            self._ask(point, "joint dual", request)
+            self.last = found.bound
+            self._prove(found.candidate, found.bound.upper, "joint dual")
             self._combine()
-            if self.is_done() or not self.solver.joint.relax(self.last.upper / self.problem.dual_norm_limit):
-                return
 
     def refine_combination(self) -> None:
         """Ask the oracle at the best combination of proven points, for all the time that is left."""
@@ -211,7 +207,11 @@ class SolverRun:
     def _ask(self, candidate: Tensor, source: str, request: BoundRequest) -> DualBound:
         """Bound the dual norm of a candidate, offer what that proves, and return it."""
         self.last = self.solver.bound_dual_norm(candidate, request)
-        upper = max(min(self.last.upper, request.known_upper), 1e-300)
+        return self._prove(candidate, min(self.last.upper, request.known_upper), source)
+
+    def _prove(self, candidate: Tensor, upper: float, source: str) -> DualBound:
+        """Offer what a bound on the dual norm of a candidate proves, and remember the point."""
+        upper = max(upper, 1e-300)
         oracle = str(self.last.stats.get("oracle", ""))
         proven = self.problem.scaled_bound(candidate, upper)
         self._offer(proven, source, oracle)

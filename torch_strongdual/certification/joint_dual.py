@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._doubly_nonnegative.joint_proof import JointProof
 from torch_strongdual.certification.oracles._doubly_nonnegative.joint_splitting import JointSplitting
 from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -17,14 +18,16 @@ from torch_strongdual.losses import HuberFamilyLoss
 __all__ = ["JointDual", "joint_dual_point"]
 
 _CHECK = 20  # iterations between two looks at progress
+_PENALTY_OF_SPLITS = 0.5  # of the penalty before: once split, bounds suffer more from multipliers than from moments
+_MEMORY = 1e9  # bytes for the moments of all parts
 _MAX_ROWS = 500  # an iteration takes two eigendecompositions of their number
 
 
 class JointDual:
-    r"""Iterations for the largest :math:`D(\Lambda)` whose doubly nonnegative bounds are at most a multiple of ``path_decay``.
+    r"""Iterations for the largest :math:`D(\Lambda)` whose doubly nonnegative bounds are at most ``path_decay``.
 
-    The point belongs to the problem, not to a network: it is computed once, can be gone on with later, and be moved to a
-    larger multiple when an oracle turns out to prove more than the plain relaxation does.
+    The point belongs to the problem, not to a network: it is computed once, and can be gone on with later. :meth:`refine`
+    tightens the relaxation by splits on signs, :meth:`proof` is what the iterations prove of the dual norm without an oracle.
 
     Args:
         problem: One that :meth:`supports` accepts.
@@ -50,19 +53,17 @@ class JointDual:
         units = float(np.mean(lengths[kept])) if kept.any() else 0.0, float(np.linalg.norm(self._targets))
         self._curvature = 1.0 / (loss.normalizer * loss.width)
         self._scale = self._curvature * units[1]  # of the dual point
-        self._path_decay = math.nan
         self._splitting: JointSplitting | None = None
         self.is_settled = True
         if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, self._scale, self._scale * units[0]))):
             return
-        self._path_decay = problem.dual_norm_limit / input_unit / (self._scale * units[0])
         self.is_settled = False
         self._splitting = JointSplitting(
             rows[kept] / lengths[kept, None],
             lengths[kept] / units[0],
             self._targets[kept] / units[1],
             slope=slope,
-            path_decay=self._path_decay,
+            path_decay=problem.dual_norm_limit / input_unit / (self._scale * units[0]),
             slope_bound=loss.slope_bound / loss.normalizer / self._scale,
             has_bias=spec.output_bias,
             device=torch.device(device),
@@ -73,11 +74,33 @@ class JointDual:
         """One output, squared or Huber loss, one ReLU or leaky ReLU without gates, not too many samples."""
         return _slope(problem) is not None and problem.loss.num_samples <= max_rows
 
-    def relax(self, factor: float) -> None:
-        """Let the relaxed dual norm be ``factor`` times ``path_decay``; the iterations go on from where they are."""
-        if self._splitting is not None:
-            self._splitting.path_decay = factor * self._path_decay
-            self.is_settled = False
+    @property
+    def can_split(self) -> bool:
+        """Whether there is memory for more parts."""
+        return self._splitting is not None and self._splitting.num_parts * 48 * self._splitting.length**2 < _MEMORY
+
+    def proof(self) -> JointProof | None:
+        """Bounds the dual norm of the point returned last, in the time of a few iterations; ``None`` without a point."""
+        if self._splitting is None:
+            return None
+        return JointProof(self._splitting.leaves, self._splitting.weights, self._kept)
+
+    def refine(self, *, split: bool, deadline: Deadline, num_iterations: int = 20) -> Tensor | None:
+        """Iterate further, on a finer partition if asked to; return the point, as :meth:`run` does."""
+        if self._splitting is None:
+            return None
+        if split:
+            if self._splitting.num_parts == 2:
+                self._splitting.scale_penalty(_PENALTY_OF_SPLITS)
+            self._splitting.split(max(1, self._splitting.num_parts // 4))
+        for _ in range(num_iterations):
+            if deadline.expired:
+                break
+            try:
+                self._splitting.step()
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                return None
+        return self._point(self._splitting)
 
     def run(self, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000) -> Tensor | None:
         """Iterate until the point changes by less than ``rtol``, relatively, in twenty iterations; return it.
@@ -89,9 +112,13 @@ class JointDual:
         if self._splitting is None:
             return None
         self.is_settled = self.is_settled or _run(self._splitting, rtol=rtol, max_iterations=max_iterations, deadline=deadline)
+        return self._point(self._splitting)
+
+    def _point(self, splitting: JointSplitting) -> Tensor | None:
+        """The dual point of the problem that belongs to the splitting's."""
         bound = self._loss.slope_bound / self._loss.normalizer
         point = np.clip(self._curvature * self._targets, -bound, bound)
-        point[self._kept] = self._scale * self._splitting.dual_point.cpu().numpy()
+        point[self._kept] = self._scale * splitting.dual_point.cpu().numpy()
         candidate = torch.from_numpy(point)[:, None]
         if not bool(torch.isfinite(candidate).all()):
             return None

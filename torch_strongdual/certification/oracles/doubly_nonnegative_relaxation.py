@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
 from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
-from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.row_space import power_of_two_scale
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 __all__ = ["DoublyNonnegativeRelaxation"]
 
 FloatArray = NDArray[np.float64]
-
-_NEGLIGIBLE = 1e-100  # rows this much shorter than the longest are bounded by their norm
 
 
 @final
@@ -91,7 +86,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         """One output, one sign."""
         if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
-        scaled = _Scaled.of(problem)
+        scaled = ScaledLift.of(problem)
         tree = SignTree(
             scaled.lift,
             scaled.request(request),
@@ -108,56 +103,3 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         if not (tree.is_done() or request.is_met(upper, lower)):
             stats["limited_by"] = tree.limited_by
         return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scaled:
-    """A one-sided problem with rows of norm one, in units in which its weights have norm about one.
-
-    Args:
-        lift: The problem; samples of no weight are left out.
-        unit: Of its values: a power of two.
-        allowance: What left-out samples, and the rounding of rows and weights, may add to its maximum.
-        crude_upper: A bound that needs no search.
-    """
-
-    lift: Lift
-    unit: float
-    allowance: float
-    crude_upper: float
-
-    @classmethod
-    def of(cls, problem: SphereProblem) -> _Scaled:
-        row_scale, dual_scale = power_of_two_scale(problem.rows), power_of_two_scale(problem.duals)
-        rows, duals = problem.rows / row_scale, problem.duals[:, 0] / dual_scale
-        norms = np.linalg.norm(rows, axis=1)
-        kept = (norms > _NEGLIGIBLE) & (duals != 0.0)
-        dropped = float(np.abs(duals[~kept]).sum()) * 2.0 * _NEGLIGIBLE
-        weights = duals[kept] * norms[kept]
-        linear = problem.linear[:, 0] / row_scale / dual_scale
-        # The largest of both decides; powers of two round nothing.
-        scale = power_of_two_scale(np.array([np.linalg.norm(weights), np.linalg.norm(linear)]))
-        lift = Lift.of(rows[kept] / norms[kept, None], weights / scale, linear / scale)
-        size = float(np.abs(lift.weights).sum() + np.linalg.norm(lift.linear))
-        # |fl(lam ||x||) fl(x / ||x||) - lam x| <= gamma_3 |lam x|, entry by entry, whatever was computed as ||x||.
-        allowance = gamma(8) * size + dropped / scale
-        crude = size * (1.0 + gamma(problem.num_rows + problem.rank + 8))
-        return cls(lift=lift, unit=scale * dual_scale * row_scale, allowance=allowance, crude_upper=crude)
-
-    def upper(self, value: float) -> float:
-        """A bound on the original problem from one on the scaled problem."""
-        total = (value + self.allowance) * (1.0 + gamma(2)) * self.unit
-        return math.nextafter(total, math.inf) if math.isfinite(total) else math.inf
-
-    def request(self, request: BoundRequest) -> BoundRequest:
-        """The same request, a hair stricter, in the units of the scaled problem."""
-
-        def divided(value: float) -> float:
-            return max(0.0, value / self.unit * (1.0 - 1e-12) - self.allowance)
-
-        return BoundRequest(
-            rtol=request.rtol * (1.0 - 1e-9),
-            floor=divided(request.floor),
-            target=None if request.target is None else divided(request.target),
-            deadline=request.deadline,
-        )

@@ -6,16 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.contraction import Contraction
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 
 __all__ = ["ProductCone", "SemidefiniteFace", "cone_heights"]
+
+_FEW_PAY = 150  # order of a matrix from which a few eigenvectors cost less than all
 
 
 class SemidefiniteFace:
     r"""The moments :math:`E \Gamma E'`, :math:`\Gamma \succeq 0`, of a lift.
 
-    Projection takes one eigendecomposition of order 1 + r + \|F\|, thanks to an orthonormal basis of the range of E.
+    Projection takes the positive part of one eigendecomposition of order 1 + r + |F|, thanks to an orthonormal basis of the
+    range of E. It is cheap to apply: the open entries enter as :math:`(z_i + s_i)/\sqrt2`, orthogonal to what u spans.
 
     Args:
         lift: Gives E.
@@ -26,24 +28,70 @@ class SemidefiniteFace:
     """
 
     def __init__(self, lift: Lift, *, device: torch.device) -> None:
-        basis, triangle = np.linalg.qr(lift.expansion)  # E = QR; its singular values are at least 1
-        self._basis = torch.from_numpy(basis).to(device)  # (1 + r + 2 n, 1 + r + |F|)
-        self._inverse = torch.from_numpy(np.linalg.inv(triangle)).to(device)
-        self._contraction = Contraction(lift, device=device)
+        opened = np.flatnonzero(lift.signs == 0)
+        self._length, self._rank = lift.length, lift.rank
+        self._active = torch.from_numpy(lift.active.start + opened).to(device)
+        self._inactive = torch.from_numpy(lift.inactive.start + opened).to(device)
+        # z_i = (|x_i'u| + x_i'u)/2 and s_i = (|x_i'u| - x_i'u)/2 where the sign is open.
+        open_half = 0.5 * lift.rows * (lift.signs == 0)[:, None]
+        slopes = [open_half + lift.rows * (lift.signs > 0)[:, None], -open_half - lift.rows * (lift.signs < 0)[:, None]]
+        linear = np.concatenate([np.eye(lift.rank), *slopes])
+        triangle = np.linalg.cholesky(linear.T @ linear)
+        self._linear = torch.from_numpy(np.linalg.solve(triangle, linear.T).T.copy()).to(device)  # (r + 2 n, r), orthonormal
+        self._num_positive = len(opened)
 
     def centre(self) -> Tensor:
         """A matrix well inside, of trace one."""
-        result: Tensor = self._basis @ self._basis.T / self._basis.shape[1]
-        return result
+        size = 1 + self._rank + len(self._active)
+        identity = torch.eye(size, dtype=self._linear.dtype, device=self._linear.device)
+        return self._expanded(identity / size**0.5)
 
     def project(self, target: Tensor) -> Tensor:
-        """Nearest point; raises ``torch.linalg.LinAlgError`` where the eigendecomposition fails."""
-        inner = self._inverse.T @ self._contraction(target) @ self._inverse
-        values, vectors = torch.linalg.eigh(0.5 * (inner + inner.T))
-        positive = values > 0.0
-        factor = self._basis @ (vectors[:, positive] * values[positive].sqrt())
-        result: Tensor = factor @ factor.T
-        return result
+        """Nearest point to a symmetric ``target``; raises ``torch.linalg.LinAlgError`` where the eigendecomposition fails."""
+        values, vectors = self._positive_part(self._coordinates(self._coordinates(target).T))
+        return self._expanded(vectors * values.sqrt())
+
+    def _coordinates(self, matrix: Tensor) -> Tensor:
+        """``matrix B``, B the orthonormal basis of the range of E."""
+        opened = (matrix[:, self._active] + matrix[:, self._inactive]) * 0.5**0.5
+        return torch.cat([matrix[:, :1], matrix[:, 1:] @ self._linear, opened], dim=1)
+
+    def _expanded(self, factor: Tensor) -> Tensor:
+        """``B factor factor' B'``."""
+        result = factor.new_empty(self._length, factor.shape[1])
+        result[0] = factor[0]
+        torch.mm(self._linear, factor[1 : 1 + self._rank], out=result[1:])
+        opened = factor[1 + self._rank :] * 0.5**0.5
+        result[self._active] += opened
+        result[self._inactive] += opened
+        return result @ result.T
+
+    def _positive_part(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Positive eigenvalues with their vectors. Moments near a solution have few: then only so many are computed."""
+        size = len(matrix)
+        wanted = self._num_positive + 8
+        if matrix.device.type == "cpu" and size >= _FEW_PAY and wanted < size // 4:
+            values, vectors = _largest(matrix, wanted)
+            if not values[0] > 0.0:
+                return self._kept(values, vectors)
+        return self._kept(*torch.linalg.eigh(matrix))
+
+    def _kept(self, values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        self._num_positive = int((values > 0.0).sum())
+        first = len(values) - self._num_positive  # they ascend
+        return values[first:], vectors[:, first:]
+
+
+def _largest(matrix: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues, ascending, with their vectors."""
+    from scipy.linalg import eigh
+
+    size = len(matrix)
+    try:
+        values, vectors = eigh(matrix.numpy(), subset_by_index=(size - number, size - 1), driver="evr", check_finite=False)
+    except (np.linalg.LinAlgError, ValueError) as error:
+        raise torch.linalg.LinAlgError(str(error)) from error  # type: ignore[attr-defined]
+    return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
 class ProductCone:

@@ -50,50 +50,52 @@ class Splitting:
         self._face, self._cone = SemidefiniteFace(lift, device=device), ProductCone(lift)
         self._objective = torch.from_numpy(lift.objective).to(device)
         if start is None:
-            moments = self._cone.project(self._face.centre())
-            start = SplittingPoint(moments=moments, prices=-self._objective, penalty=0.2)
-        self._point = start
-        self._residual = torch.zeros_like(start.moments)
-        self._disagreement, self._change = 0.0, 0.0
+            start = SplittingPoint(moments=self._cone.project(self._face.centre()), prices=-self._objective, penalty=0.2)
+        self._penalty = start.penalty
+        self._moments, self._offsets = start.moments, start.prices / start.penalty
+        self._before, self._face_moments = start.moments, start.moments
         self.iterations = 0
 
     @property
     def point(self) -> SplittingPoint:
         """Where it stands."""
-        return self._point
+        return SplittingPoint(moments=self._moments, prices=self._penalty * self._offsets, penalty=self._penalty)
 
     @property
     def multipliers(self) -> FloatArray:
         """Symmetric S, approximately optimal, shape (1 + r + 2 n, 1 + r + 2 n)."""
-        result: FloatArray = self._residual.cpu().numpy()
+        result: FloatArray = (-self._penalty * self._offsets - self._objective).cpu().numpy()
         return result
 
     @property
     def means(self) -> FloatArray:
         """Approximate ``E[e]``: for good multipliers a hint where the maximum is."""
-        result: FloatArray = self._point.moments[0].cpu().numpy()
+        result: FloatArray = self._moments[0].cpu().numpy()
         return result
 
     def step(self) -> None:
         """One iteration; raises ``torch.linalg.LinAlgError`` where the eigendecomposition fails."""
-        moments, prices, penalty = self._point.moments, self._point.prices, self._point.penalty
-        face = self._face.project(moments - prices / penalty)
-        relaxed = _RELAXATION * face + (1.0 - _RELAXATION) * moments
-        target = relaxed + (prices + self._objective) / penalty
+        face = self._face.project(self._moments - self._offsets)
+        target = torch.lerp(self._moments, face, _RELAXATION).add_(self._offsets)
+        push = self._objective[0] / self._penalty  # the objective lives in the first row and column
+        target[0] += push
+        target[:, 0] += push
         projected = self._cone.project(target)
-        self._residual = penalty * (projected - target)
-        self._point = SplittingPoint(moments=projected, prices=prices + penalty * (relaxed - projected), penalty=penalty)
-        self._disagreement = float(torch.linalg.norm(face - projected))
-        self._change = float(torch.linalg.norm(projected - moments)) * penalty
+        self._offsets = target.sub_(projected)
+        self._offsets[0] -= push
+        self._offsets[:, 0] -= push
+        self._before, self._face_moments, self._moments = self._moments, face, projected
         self.iterations += 1
 
     def balance(self) -> None:
         """Change the penalty where one of the two relative residuals is much larger than the other."""
-        moments, prices = self._point.moments, self._point.prices
-        primal = self._disagreement * float(torch.linalg.norm(prices))
-        dual = self._change * float(torch.linalg.norm(moments))
+        disagreement = float(torch.linalg.norm(self._face_moments - self._moments))
+        change = float(torch.linalg.norm(self._moments - self._before)) * self._penalty
+        primal = disagreement * float(torch.linalg.norm(self._offsets)) * self._penalty
+        dual = change * float(torch.linalg.norm(self._moments))
         if not (primal > 0.0 and dual > 0.0):
             return
         ratio = min(max((primal / dual) ** 0.5, 0.3), 3.0)
         if not 0.5 <= ratio <= 2.0:
-            self._point = SplittingPoint(moments=moments, prices=prices, penalty=self._point.penalty * ratio)
+            self._offsets /= ratio
+            self._penalty *= ratio
