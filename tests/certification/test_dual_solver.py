@@ -76,6 +76,21 @@ def test_a_solved_dual_is_not_solved_again() -> None:
     assert second.improving_branches
 
 
+def test_the_restricted_dual_is_a_cone_program_shared_between_strengths_and_reported() -> None:
+    solver = DualSolver(make_problem(nn.HuberLoss(reduction="sum")))
+    weights = ParallelWeights.from_module(make_net())
+    certificate = solver.step(weights, rtol=1e-6, deadline=Deadline(60.0))
+    assert certificate.stats["restricted_dual_by"] == "cone program"
+    other = solver.at_path_decay(0.3)
+    assert other.programs is solver.programs
+    number = solver.programs.num_canonicalised
+    assert number >= 1
+    other.step(weights, rtol=1e-6, deadline=Deadline(60.0), max_rounds=1)
+    assert solver.programs.num_canonicalised <= number + 1  # another size, if any
+    without_time = DualSolver(make_problem(nn.HuberLoss(reduction="sum"))).step(weights, rtol=1e-6, deadline=Deadline(1.5))
+    assert without_time.stats.get("restricted_dual_by", "group lasso") == "group lasso"
+
+
 def test_dual_point_proves_the_bound() -> None:
     """Recomputed by hand: D(Lam) = <Lam, Y> - |Lam|^2 / 2, and a dense sweep of the circle finds nothing above path_decay."""
     solver = DualSolver(make_problem())

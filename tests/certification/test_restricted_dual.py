@@ -111,16 +111,26 @@ def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> N
     assert pickle.loads(pickle.dumps(programs)).num_canonicalised == 0
 
 
-def test_larger_problems_are_left_to_first_order_steps() -> None:
+@pytest.mark.parametrize(("copies", "solver"), [(80, "cone program"), (400, "group lasso")])
+def test_programs_are_solved_once_where_large_and_left_to_first_order_steps_where_larger(copies: int, solver: str) -> None:
     problem, atoms = pose(nn.MSELoss())
     many = AtomSet(
-        features=atoms.features.repeat(1, 80),
-        coefficients=atoms.coefficients.repeat(80, 1) / 80,
-        owners=80 * atoms.owners,
+        features=atoms.features.repeat(1, copies),
+        coefficients=atoms.coefficients.repeat(copies, 1) / copies,
+        owners=copies * atoms.owners,
     )
-    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=RestrictedPrograms())
-    assert solution.solver == "group lasso"
+    programs = RestrictedPrograms()
+    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(60.0), programs=programs)
+    assert (solution.solver, programs.num_canonicalised) == (solver, 0)
     assert solution.objective == pytest.approx(reference(problem, atoms.features, "squared"), rel=1e-6)
+
+
+def test_easy_problems_and_those_without_time_need_no_cone_program() -> None:
+    problem, atoms = pose(nn.MSELoss())
+    for rtol, deadline in ((1e-1, Deadline(30.0)), (1e-8, Deadline(1.0))):
+        programs = RestrictedPrograms()
+        solution = solve_restricted_dual(problem, atoms, rtol=rtol, deadline=deadline, programs=programs)
+        assert (solution.solver, programs.num_solved) == ("group lasso", 0)
 
 
 def test_a_large_absolute_loss_is_solved_once_by_cvxpy() -> None:

@@ -35,6 +35,11 @@ class ProgramShape:
     num_atoms: int
     output_bias: bool
 
+    @property
+    def num_numbers(self) -> int:
+        """Atoms times samples times outputs."""
+        return self.num_atoms * self.num_samples * self.num_outputs
+
     def padded(self) -> ProgramShape:
         """The same with a power of two as the number of atoms."""
         number = max(_FEWEST_ATOMS, 2 ** math.ceil(math.log2(max(self.num_atoms, 1))))

@@ -8,16 +8,18 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._group_lasso import solve_group_lasso
+from torch_strongdual.certification._group_lasso import GroupLassoResult, solve_group_lasso
 from torch_strongdual.certification._program_data import ProgramData
-from torch_strongdual.certification._restricted_program import RestrictedPrograms, fits_layer
+from torch_strongdual.certification._restricted_program import RestrictedPrograms, fits_program
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.errors import SolverError
+from torch_strongdual.errors import MissingDependencyError, SolverError
 from torch_strongdual.losses import HuberFamilyLoss
 
 __all__ = ["RestrictedPrimal", "has_kinks", "solve_restricted_primal"]
 
+_FEW = 60
+_SECONDS_TO_IMPORT = 2.0  # cvxpy and cvxpylayers, once a process
 _ZERO = 1e-7  # an interior point method leaves no exact zeros: relative to the largest coefficient
 
 
@@ -57,9 +59,10 @@ def solve_restricted_primal(
 ) -> RestrictedPrimal:
     """Minimise ``loss(atoms V + 1 b') + dual_norm_limit * sum_j |V_j|`` over V and b.
 
-    Small problems are cone programs as soon as the caller keeps ``programs``: solved again they take a tenth of the time of
-    first-order steps and are exact to 1e-9. Larger ones, and those that Clarabel fails on, are solved by first-order
-    steps; the absolute loss always is a cone program.
+    A few first-order steps come first: an easy problem ends with them, and needs no further package. What they do not solve
+    is a cone program, if the caller keeps ``programs``, it is not too large and there is time to import and canonicalise; it
+    is exact to 1e-9, and takes a tenth to a hundredth of the time of first-order steps. Those solve what is left: larger
+    problems, and those that Clarabel fails on. The absolute loss always is a cone program.
 
     Args:
         problem: Loss, penalty and bias.
@@ -76,14 +79,24 @@ def solve_restricted_primal(
     """
     if has_kinks(problem):
         return _by_cone_program(problem, atoms, RestrictedPrograms() if programs is None else programs, deadline)
-    if programs is not None and _suits_cone_program(problem, atoms):
+    if programs is not None and _suits_cone_program(problem, atoms, programs, deadline):
+        if programs.num_solved == 0:
+            first = solve_group_lasso(problem, atoms, start, rtol=rtol, deadline=deadline, max_iterations=_FEW)
+            if first.relative_gap <= rtol:
+                return _by_first_order(first)
+            start = first.coefficients
         try:
             found = _by_cone_program(problem, atoms, programs, deadline)
-        except SolverError:
+        except (SolverError, MissingDependencyError):
             found = None
         if found is not None and found.objective <= _evaluated(problem, atoms, start, "").objective * (1.0 + 1e-9):
             return found
-    result = solve_group_lasso(problem, atoms, start, rtol=rtol, deadline=deadline, max_iterations=max_iterations)
+    return _by_first_order(
+        solve_group_lasso(problem, atoms, start, rtol=rtol, deadline=deadline, max_iterations=max_iterations)
+    )
+
+
+def _by_first_order(result: GroupLassoResult) -> RestrictedPrimal:
     return RestrictedPrimal(
         coefficients=result.coefficients,
         outputs=result.outputs,
@@ -93,9 +106,10 @@ def solve_restricted_primal(
     )
 
 
-def _suits_cone_program(problem: TrainingProblem, atoms: Tensor) -> bool:
+def _suits_cone_program(problem: TrainingProblem, atoms: Tensor, programs: RestrictedPrograms, deadline: Deadline) -> bool:
     is_installed = find_spec("cvxpylayers") is not None and find_spec("cvxpy") is not None
-    return is_installed and fits_layer(ProgramData.of(problem, atoms).shape.padded())
+    has_time = programs.num_solved > 0 or deadline.remaining > _SECONDS_TO_IMPORT
+    return is_installed and has_time and fits_program(ProgramData.of(problem, atoms).shape)
 
 
 def _by_cone_program(

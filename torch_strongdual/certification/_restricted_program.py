@@ -17,11 +17,14 @@ from torch_strongdual.certification._program_data import ProgramData, ProgramSha
 from torch_strongdual.certification._scaled_loss import loss_expression
 from torch_strongdual.errors import SolverError
 
-__all__ = ["ProgramSolution", "RestrictedPrograms", "fits_layer"]
+__all__ = ["ProgramSolution", "RestrictedPrograms", "fits_layer", "fits_program"]
 
 # Atoms times samples times outputs. Measured: at this size canonicalising takes up to half a second, as long as one to three
 # solutions by first-order steps, and a solution a tenth of that; at eight times the size seconds and gigabytes.
 _LARGEST_LAYER = 16_000
+# The same for programs solved once by CVXPY: up to this size Clarabel was 2 to 12 times faster than first-order steps, and
+# eight times slower at 240 000 with ten outputs.
+_LARGEST_PROGRAM = 100_000
 _KEPT = 8
 
 
@@ -42,7 +45,12 @@ class ProgramSolution:
 
 def fits_layer(shape: ProgramShape) -> bool:
     """Whether programs of this (padded) shape are kept in parametrised form."""
-    return shape.num_samples * shape.num_atoms * shape.num_outputs <= _LARGEST_LAYER
+    return shape.num_numbers <= _LARGEST_LAYER
+
+
+def fits_program(shape: ProgramShape) -> bool:
+    """Whether programs of this shape are for an interior point method at all."""
+    return shape.num_numbers <= _LARGEST_PROGRAM
 
 
 class RestrictedPrograms:
@@ -59,10 +67,11 @@ class RestrictedPrograms:
         self._max_kept = max_kept
         self._layers: OrderedDict[ProgramShape, Any] = OrderedDict()
         self.num_canonicalised = 0
+        self.num_solved = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What was canonicalised is not pickled or copied: it can be made again."""
-        return {"_max_kept": self._max_kept, "_layers": OrderedDict(), "num_canonicalised": 0}
+        return {"_max_kept": self._max_kept, "_layers": OrderedDict(), "num_canonicalised": 0, "num_solved": 0}
 
     def solve(self, data: ProgramData, *, seconds: float = math.inf) -> ProgramSolution:
         """Solve a program; the solution is differentiable in those tensors of ``data`` that require gradients.
@@ -85,6 +94,7 @@ class RestrictedPrograms:
                 found = _solve_layer(self._layer(padded.shape), padded, settings)
             else:
                 found = _solve_once(padded, settings)
+        self.num_solved += 1
         rows, outputs, multipliers = found
         if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
             raise SolverError("The restricted program was not solved.", solver="Clarabel", solver_status="not finite")

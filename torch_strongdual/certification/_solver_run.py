@@ -45,7 +45,7 @@ class SolverRun:
         self.rounds = 0
         self.source = "earlier"
         self.residual_witnesses: tuple[Witness, ...] = ()
-        self.failure = ""
+        self.failure = self.restricted_solver = ""
         self._in_use: list[Witness] = []
         self._history: list[tuple[float, float]] = []
         solver.attainable = min(solver.attainable, primal.value)
@@ -72,6 +72,8 @@ class SolverRun:
         stats = {**self.last.stats, "dual_norm_upper": self.last.upper, "dual_norm_lower": self.last.lower}
         stats["attainable_objective"] = self.solver.attainable
         stats |= {"rounds": float(self.rounds), "bound_from": self.source, "seconds": self.deadline.elapsed}
+        if self.restricted_solver:
+            stats["restricted_dual_by"] = self.restricted_solver
         if not self.is_certified():
             stats["reason"] = self.reason()
             expected = expected_gap(self._history, 5.0 * self.deadline.elapsed)
@@ -184,11 +186,16 @@ class SolverRun:
             self.rounds += 1
             try:
                 solution = solve_restricted_dual(
-                    self.problem, atoms, rtol=0.1 * self.rtol, deadline=self.deadline.fraction(0.5)
+                    self.problem,
+                    atoms,
+                    rtol=0.1 * self.rtol,
+                    deadline=self.deadline.fraction(0.5),
+                    programs=self.solver.programs,
                 )
             except SolverError as error:
                 self.failure = f"{error} ({error.solver}: {error.solver_status})"
                 break
+            self.restricted_solver = solution.solver
             self._in_use = atoms.in_use(self.problem, solution)
             self.solver.attainable = min(self.solver.attainable, solution.objective)
             before = self.relative_gap(self.solver.best.value)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_strongdual.certification._atom_store import AtomStore
 from torch_strongdual.certification._joint_candidate import JointCandidate
 from torch_strongdual.certification._proven_points import ProvenPoints
+from torch_strongdual.certification._restricted_program import RestrictedPrograms
 from torch_strongdual.certification._solver_run import SolverRun
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
@@ -72,6 +73,7 @@ class DualSolver:
         self.atoms = AtomStore()
         self.points = ProvenPoints()
         self.joint = JointCandidate(problem)
+        self.programs = RestrictedPrograms()
         self._evidence: dict[str, float | str] = {}
 
     @property
@@ -90,7 +92,7 @@ class DualSolver:
         """
         other = DualSolver(dataclasses.replace(self.problem, path_decay=path_decay), self.oracle)
         other._oracle_state, other.atoms = self._oracle_state, self.atoms.copy()
-        other.points = self.points.copy()
+        other.points, other.programs = self.points.copy(), self.programs
         if self.best.dual_point is not None:
             rescaled = other.problem.scaled_bound(self.best.dual_point, self.best.dual_norm_upper)
             other.offer(rescaled, {**self._evidence, "dual_point_from": "another path decay"})
