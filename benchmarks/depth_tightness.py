@@ -1,6 +1,6 @@
 """How tight the bounds for three and four layers are, on residuals of trained networks.
 
-    python -m benchmarks.depth_tightness            # all instances, about ten minutes of CPU time
+    python -m benchmarks.depth_tightness            # all instances, about six minutes of CPU time
     python -m benchmarks.depth_tightness --quick    # two small ones, less trained: seconds
 
 One thread; seconds and limits are CPU time of the process. Writes ``depth_tightness.txt`` and ``depth_tightness.json``
@@ -26,7 +26,7 @@ from torch_strongdual.certification import DualSolver, TrainingProblem
 from torch_strongdual.certification.oracles import AutoOracle, BoundRequest
 from torch_strongdual.nn import ParallelWeights
 
-BENCHMARK = Benchmark(title="tightness of the bounds for three and four layers", duration="10 minutes")
+BENCHMARK = Benchmark(title="tightness of the bounds for three and four layers", duration="6 minutes")
 
 _RTOL = 1e-2
 _NOTES = (
@@ -70,7 +70,7 @@ def run(options: Options) -> None:
     cases = [case for case in deep_cases() if case.is_quick or not options.quick]
     rows = []
     for case in cases:
-        rows.append(_measured(case, trained(case, num_steps=150 if options.quick else 800), 2.0 if options.quick else 20.0))
+        rows.append(_measured(case, trained(case, num_steps=150 if options.quick else 600), 2.0 if options.quick else 10.0))
         print(_line(rows[-1]), file=sys.stderr, flush=True)
     facts = machine_facts(("torch", "numpy", "scipy", "scikit-learn"))
     title = "Deep branches: tightness of the dual norm on residuals of trained networks"
