@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,15 @@ class Options:
     def repetitions(self) -> int:
         """How often to measure, taking turns."""
         return 7 if self.quick else 11
+
+    @property
+    def thread_counts(self) -> tuple[int, ...]:
+        """One thread, and two where that says something: not in quick runs, on other devices or on a busy machine.
+
+        CPU time of one thread hardly depends on other processes; two threads are measured by the wall clock, which does.
+        """
+        is_busy = os.getloadavg()[0] > (os.cpu_count() or 1) - 1
+        return (1,) if self.quick or self.device != "cpu" or is_busy else (1, 2)
 
     @property
     def stem(self) -> Path:

@@ -1,7 +1,7 @@
 """Convolutional branches of ParallelNet against one grouped nn.Sequential and a loop over branches.
 
     python -m benchmarks.convolution            # about five minutes
-    python -m benchmarks.convolution --quick    # all but the largest images, one thread, under half a minute
+    python -m benchmarks.convolution --quick    # the first two networks, one thread, some 15 seconds
 
 Writes ``convolution.txt`` and ``convolution.json`` to ``benchmarks/results`` (``--output``).
 """
@@ -29,6 +29,7 @@ _NOTES = [
     "One call is a forward and a backward pass in float32, gradients of all parameters included; K = 64 branches.",
     "grouped: one nn.Sequential as wide as all branches: the first convolution shares its input, later ones have groups=K.",
     "loop: the branches as nn.Sequential one by one, outputs added.",
+    "all at once: ParallelNet(..., chunk_size=None); the default evaluates large activations in chunks of branches.",
 ]
 
 
@@ -41,12 +42,14 @@ class _Case:
         branch: Makes the layers of a branch.
         grouped: Makes the layers of all branches for a number of them.
         shape: Of the inputs.
+        is_large: Whether activations are large enough for chunks of branches.
     """
 
     work: str
     branch: Callable[[], Sequence[nn.Module]]
     grouped: Callable[[int], Sequence[nn.Module]]
     shape: tuple[int, ...]
+    is_large: bool = False
 
 
 _CASES = (
@@ -79,6 +82,7 @@ _CASES = (
         branch=lambda: [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)],
         grouped=lambda k: [nn.Conv2d(1, 4 * k, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * k, 10)],
         shape=(64, 1, 28, 28),
+        is_large=True,
     ),
 )
 
@@ -87,8 +91,8 @@ def run(options: Options) -> None:
     """Measure and write."""
     torch.manual_seed(0)
     report = RatioReport(title="Convolutional branches: time of forward and backward pass", notes=list(_NOTES))
-    for num_threads in (1,) if options.quick or options.device != "cpu" else (1, 2):
-        for case in _CASES[:3] if options.quick else _CASES:
+    for num_threads in options.thread_counts:
+        for case in _CASES[:2] if options.quick else _CASES:
             report.rows += _rows(case, options, num_threads)
     print(report.write(options.stem, device=options.device))
 
@@ -101,8 +105,13 @@ def _rows(case: _Case, options: Options, num_threads: int) -> list[RatioRow]:
         "grouped": gradient_step(nn.Sequential(*case.grouped(_NUM_BRANCHES)).to(options.device), inputs),
         "loop": gradient_step(BranchLoop(net), inputs),
     }
+    references: list[tuple[str, float | None]] = [("grouped", 1.15), ("loop", 1 / 3)]
+    if case.is_large:
+        at_once = ParallelNet(*case.branch(), num_branches=_NUM_BRANCHES, chunk_size=None, device=options.device)
+        calls["all at once"] = gradient_step(at_once, inputs)
+        references.append(("all at once", None))
     rows = []
-    for reference, target in (("grouped", 1.15), ("loop", 1 / 3)):
+    for reference, target in references:
         pair = {name: calls[name] for name in ("ParallelNet", reference)}
         ratios = interleaved_ratios(
             pair, reference, repetitions=options.repetitions, num_threads=num_threads, device=options.device

@@ -1,7 +1,7 @@
 """Bound dual norms of two-layer ReLU branches: this library against SCIP, complete enumeration and local ascent.
 
     python -m benchmarks.dual_norm            # everything, about ten minutes of CPU time
-    python -m benchmarks.dual_norm --quick    # small sizes only, under two minutes
+    python -m benchmarks.dual_norm --quick    # small sizes only, half a minute
 
 One thread throughout; seconds and limits are CPU time of the process. SCIP is used if ``pyscipopt`` is there (extra ``bench``).
 Writes ``dual_norm.txt``, ``dual_norm.json`` and ``dual_norm.png`` (``dual_norm_quick.*``) to ``benchmarks/results``.
@@ -90,19 +90,19 @@ def main() -> None:
 def _parsed() -> tuple[Settings, Path]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes only")
-    parser.add_argument("--scip-seconds", type=float, help="CPU limit of SCIP on one instance (30; quick: 10)")
-    parser.add_argument("--scip-total", type=float, help="CPU limit of SCIP on all instances together (90; quick: 20)")
+    parser.add_argument("--scip-seconds", type=float, help="CPU limit of SCIP on one instance (30; quick: 3)")
+    parser.add_argument("--scip-total", type=float, help="CPU limit of SCIP on all instances together (90; quick: 6)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     args = parser.parse_args()
     settings = Settings()
     if args.quick:
         settings = Settings(
             ranks=(2, 3, 4, 6),
-            sizes=(50, 200),
+            sizes=(50, 100),
             seconds=5.0,
             reach_seconds=10.0,
-            scip_seconds=10.0,
-            scip_total=20.0,
+            scip_seconds=3.0,
+            scip_total=6.0,
             is_quick=True,
         )
     settings.scip_seconds = args.scip_seconds or settings.scip_seconds

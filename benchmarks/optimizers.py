@@ -1,7 +1,7 @@
 """One step of the path optimizers against torch's own on the same parameters.
 
     python -m benchmarks.optimizers            # about two minutes
-    python -m benchmarks.optimizers --quick    # the first network only
+    python -m benchmarks.optimizers --quick    # the first network only, on small batches
 
 Writes ``optimizers.txt`` and ``optimizers.json`` to ``benchmarks/results`` (``--output``).
 """
@@ -44,7 +44,9 @@ def run(options: Options) -> None:
         for reference, ours, target in _pairs(options):
             report.rows.append(_row(name, widths, num_branches, reference, ours, target, options))
         for reference, ours, _ in _pairs(options)[:2]:
-            report.rows.append(_row(name, widths, num_branches, reference, ours, None, options, batch=_BATCH))
+            report.rows.append(
+                _row(name, widths, num_branches, reference, ours, None, options, batch=32 if options.quick else _BATCH)
+            )
     print(report.write(options.stem, device=options.device))
 
 

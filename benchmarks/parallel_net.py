@@ -1,15 +1,16 @@
 """Forward and backward pass of ParallelNet against dense networks and a loop over branches, and the memory it keeps.
 
     python -m benchmarks.parallel_net            # about ten minutes
-    python -m benchmarks.parallel_net --quick    # the first rows, one thread, under half a minute
+    python -m benchmarks.parallel_net --quick    # the first rows, one thread, some 20 seconds
 
 Writes ``parallel_net.txt`` and ``parallel_net.json`` to ``benchmarks/results`` (``--output``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ _NOTES = [
     "One call is a forward and a backward pass in float32, gradients of all parameters included.",
     "GEMM chain: dense nn.Linear layers without activations, each with as many operations as that layer of all branches.",
     "loop: the branches as nn.Sequential one by one, outputs added.",
+    "all at once: ParallelNet(..., chunk_size=None); chunks: the default, large activations in chunks of branches.",
 ]
 
 
@@ -35,7 +37,7 @@ def run(options: Options) -> None:
     """Measure and write."""
     torch.manual_seed(0)
     report = RatioReport(title="ParallelNet: time of forward and backward pass", notes=list(_NOTES))
-    for num_threads in (1,) if options.quick or options.device != "cpu" else (1, 2):
+    for num_threads in options.thread_counts:
         for case in _CASES[:3] if options.quick else _CASES:
             report.rows += case(options, num_threads)
     print(report.write(options.stem, device=options.device))
@@ -50,9 +52,11 @@ def _deep(options: Options, num_threads: int) -> list[RatioRow]:
 def _many_small(options: Options, num_threads: int) -> list[RatioRow]:
     work = "K=512, 64-32-32-1, B=256"
     calls = _deep_calls((64, 32, 32, 1), 512, 256, options)
-    rows = _rows(work, calls, "GEMM chain", {"ParallelNet": 1.9, "loop": None}, options, num_threads)
-    del calls["GEMM chain"]
-    return rows + _rows(work, calls, "loop", {"ParallelNet": 0.25}, options, num_threads)
+    rows = []
+    for reference, target in (("GEMM chain", 1.9), ("loop", 0.25)):
+        pair = {name: calls[name] for name in ("ParallelNet", reference)}
+        rows += _rows(work, pair, reference, {"ParallelNet": target}, options, num_threads)
+    return rows
 
 
 def _single_units(options: Options, num_threads: int) -> list[RatioRow]:
@@ -72,22 +76,38 @@ def _few_wide(options: Options, num_threads: int) -> list[RatioRow]:
 
 
 def _gated(options: Options, num_threads: int) -> list[RatioRow]:
-    inputs = torch.randn(1024, 784, device=options.device)
+    num_samples = 128 if options.quick else 1024
+    inputs = torch.randn(num_samples, 784, device=options.device)
     calls = {}
     for name, activation in (("gated ReLU", GatedReLU(784)), ("ReLU", nn.ReLU())):
         layers = (nn.Linear(784, 64), activation, nn.Linear(64, 10))
         calls[name] = gradient_step(ParallelNet(*layers, num_branches=64, device=options.device), inputs)
-    return _rows("K=64, 784-64-10, B=1024", calls, "ReLU", {"gated ReLU": 1.1}, options, num_threads)
+    return _rows(f"K=64, 784-64-10, B={num_samples}", calls, "ReLU", {"gated ReLU": 1.1}, options, num_threads)
 
 
-_CASES = (_single_units, _many_small, _gated, _deep, _few_wide)
+def _chunks(options: Options, num_threads: int) -> list[RatioRow]:
+    inputs = torch.randn(1024, 64, device=options.device)
+    kinds: dict[str, dict[str, Any]] = {
+        "all at once": {"chunk_size": None},
+        "chunks": {},
+        "chunks, recomputed": {"recompute": True},
+    }
+    calls = {}
+    for name, kind in kinds.items():
+        layers = _sequential((64, 32, 32, 1), options.device)
+        calls[name] = gradient_step(ParallelNet(*layers, num_branches=512, **kind), inputs)
+    targets = {"chunks": None, "chunks, recomputed": None}
+    return _rows("K=512, 64-32-32-1, B=1024", calls, "all at once", targets, options, num_threads)
+
+
+_CASES = (_single_units, _many_small, _gated, _deep, _few_wide, _chunks)
 
 
 def _rows(
     work: str,
     calls: dict[str, Callable[[], None]],
     reference: str,
-    targets: dict[str, float | None],
+    targets: Mapping[str, float | None],
     options: Options,
     num_threads: int,
 ) -> list[RatioRow]:

@@ -54,7 +54,7 @@ def side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, 
     if num_branches == 1:
         return weight.flatten(0, 1)
     if fan_out == 1:
-        return weight.flatten().unsqueeze(0)
+        return weight.reshape(1, num_branches * fan_in)
     return weight.squeeze(2).T if fan_in == 1 else weight.transpose(0, 1).flatten(1)
 
 

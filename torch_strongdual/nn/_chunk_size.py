@@ -61,8 +61,9 @@ def branches_at_a_time(
         return chunk_size
     if torch.compiler.is_compiling() or inputs.is_meta or (inputs.device.type != "cpu" and not recompute):
         return None
-    branch_bytes = _activation_numbers(inputs, layers) * layers[0].weight.element_size()
-    if branch_bytes * layers[0].weight.shape[0] <= _LARGE_BYTES:
+    weight = layers[0].weight
+    branch_bytes = _activation_numbers(inputs, layers) * weight.element_size()
+    if branch_bytes * weight.shape[0] <= _LARGE_BYTES:
         return None
     budget = _CHUNK_BYTES if inputs.device.type == "cpu" else _ACCELERATOR_CHUNK_BYTES
     return max(1, budget // branch_bytes)
@@ -72,6 +73,6 @@ def _activation_numbers(inputs: Tensor, layers: Sequence[StackedLayer]) -> int:
     """Size of the largest hidden layer of a branch; of convolutions the first counts, later ones see smaller images mostly."""
     first = layers[0]
     if not isinstance(first, StackedConvolution):
-        return inputs.shape[0] * max(layer.fan_out for layer in layers[:-1])
+        return inputs.shape[0] * max([layer.weight.shape[1] for layer in layers[:-1]])
     places = math.prod(math.ceil(size / stride) for size, stride in zip(inputs.shape[2:], first.geometry.stride, strict=True))
     return inputs.shape[0] * places * first.fan_out
