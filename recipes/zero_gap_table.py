@@ -216,13 +216,13 @@ def _fit_with_least_decay(net: nn.Module, problem: Problem, fit_tolerance: float
 
 
 def train_parallel(problem: Problem, config: Config) -> Certificate:
-    """Train until certified, at most 8 x 1000 steps; return the last certificate."""
+    """Train until certified, at most 16 x 500 steps; return the last certificate."""
     seed_everything(config.seed)
     net = ParallelNet(*problem.layers(), num_branches=config.num_branches)
     loss = HalfSquaredLoss()
     optimizer = PathSGD(net.path_param_groups(config.path_decay), lr=0.05, momentum=0.95)
-    for _ in range(8):
-        for _ in range(1000):
+    for _ in range(16):
+        for _ in range(500):
             optimizer.zero_grad()
             loss(net(problem.inputs), problem.targets).backward()
             optimizer.step()
