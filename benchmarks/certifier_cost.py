@@ -1,7 +1,7 @@
 """What certification costs while training: bounds of the dual norm against an epoch of training, and the memory they take.
 
     python -m benchmarks.certifier_cost            # about ten minutes: 10^5 samples, 784 features, 10 classes
-    python -m benchmarks.certifier_cost --quick    # 10^4 samples
+    python -m benchmarks.certifier_cost --quick    # 4000 samples
 
 Writes ``certifier_cost.txt`` and ``certifier_cost.json`` to ``benchmarks/results`` (``--output``).
 """
@@ -34,7 +34,7 @@ _MIB = 2**20
 def run(options: Options) -> None:
     """Measure and write."""
     torch.manual_seed(0)
-    num_samples = 10_000 if options.quick else 100_000
+    num_samples = 4_000 if options.quick else 100_000
     inputs = torch.randn(num_samples, _FEATURES)
     labels = (inputs[:, :_CLASSES] + 0.5 * torch.randn(num_samples, _CLASSES)).argmax(dim=1)
     report = RatioReport(title="Certifier: cost of one certification's parts", extra={"memory": []})
@@ -125,7 +125,8 @@ def _training(net: ParallelNet, inputs: Tensor, labels: Tensor) -> Callable[[], 
 
 def _many_gates(report: RatioReport, options: Options) -> RatioRow:
     """Ten thousand gates: time in units of what their products alone cost."""
-    num_samples, features, gates = 10_000, 64, 1_000 if options.quick else 10_000
+    num_samples, gates = (2_000, 1_000) if options.quick else (10_000, 10_000)
+    features = 64
     net = ParallelNet(nn.Linear(features, 1, bias=False), GatedReLU(features), nn.Linear(1, 1, bias=False), num_branches=gates)
     inputs, point = torch.randn(num_samples, features), torch.randn(num_samples, 1, dtype=torch.float64)
     oracle = GatedOracle()
