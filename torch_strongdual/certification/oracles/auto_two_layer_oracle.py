@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
@@ -29,6 +30,7 @@ FloatArray = NDArray[np.float64]
 _EASY_RANK = 7  # box branch and bound answers in about a second
 _HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
+_STEEP = 0.1  # size of the first axis left out, relative to the largest, from which leading axes may do
 _SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
 
 
@@ -45,7 +47,8 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 
     These are the quadratic relaxation, for more than a few hundred samples the polynomial one, then boxes up to rank ten
     (fourteen for many samples, eight for up to two hundred), then, for a few hundred samples, the doubly nonnegative
-    relaxation. Says what gave the bound in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
+    relaxation. Where the data have few principal axes that matter, boxes on these come first, plus what the others can add.
+    Says what gave the bound in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
 
     Args:
         boxes: The branch and bound to use, for one with a progress callback or a cell budget, or a
@@ -70,7 +73,9 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
         """Reduce the inputs to their row space; compile the branch and bound where it will be used."""
         state = super().init(spec, inputs)
-        return self._boxes.init(spec, inputs) if 2 < state.row_space.rank <= self._boxes.max_rank else state
+        rank = state.row_space.rank
+        needs_boxes = 2 < rank <= self._boxes.max_rank or (rank > 2 and _decays(state.row_space.rows))
+        return self._boxes.init(spec, inputs) if needs_boxes else state
 
     def needs_ascent(self, problem: SphereProblem) -> bool:
         """The closed forms see all maxima at once."""
@@ -83,6 +88,18 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             return _named(exact, exact.maximise(problem, request, starts))
         if problem.rank <= _EASY_RANK:
             return _named(self._boxes, self._boxes.maximise(problem, request, starts))
+        if problem.one_sided and _decays(problem.rows):
+            leading = bound_by_leading_axes(self._boxes, problem, request, starts, max_rank=_EASY_RANK)
+            if leading is not None:
+                leading = _named(self._boxes, leading)
+                if request.is_met(leading.upper, leading.lower):
+                    return leading
+                asked = dataclasses.replace(request, known_upper=min(request.known_upper, leading.upper))
+                return _tighter(self._refined(problem, asked, leading.points), leading)
+        return self._refined(problem, request, starts)
+
+    def _refined(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """Ever tighter methods for all coordinates."""
         steps = self._refinements(problem)
         wide = problem.num_rows <= 2 * problem.rank
         if steps and math.isfinite(request.known_upper):  # asked before: the quick answer is known
@@ -121,6 +138,12 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
         asked = dataclasses.replace(request, deadline=deadline)
         return _named(oracle, oracle.maximise(problem, asked, starts))
+
+
+def _decays(rows: FloatArray) -> bool:
+    """Whether little is left beyond the first principal coordinates (for effort only)."""
+    lengths = np.linalg.norm(rows, axis=0)
+    return bool(len(lengths) > _EASY_RANK and lengths[_EASY_RANK] < _STEEP * lengths[0])
 
 
 def _share(oracle: AbstractTwoLayerOracle) -> float:
