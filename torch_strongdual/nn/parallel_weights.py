@@ -14,6 +14,7 @@ from torch_strongdual.functional._row_blocks import row_blocks
 from torch_strongdual.functional.path_penalty import product_penalty
 from torch_strongdual.functional.stacked_outputs import stacked_outputs
 from torch_strongdual.nn._as_parallel_net import as_parallel_net
+from torch_strongdual.nn._folded_layers import can_be_folded, folded_layers, gated_sum
 from torch_strongdual.nn.branch_spec import BranchSpec
 from torch_strongdual.nn.patch_map import PatchMap
 
@@ -84,15 +85,16 @@ class ParallelWeights:
         r"""Bound on the difference, elementwise, between :meth:`outputs` and the outputs in exact arithmetic.
 
         A sum of m products is off by at most :math:`m u / (1 - m u)` times the sum of their absolute values, in whatever order
-        it is formed (:math:`u = 2^{-53}`); activations do not enlarge errors. So the error is at most a multiple of the same
-        forward pass with absolute values. The multiple is taken with :math:`2 u`, which also covers the rounding of the
-        bound itself; underflow is covered by a tiny addend. Signs of gates are taken as given.
+        it is formed (:math:`u = 2^{-53}`), sample by sample or layers first; activations do not enlarge errors. So the error is
+        at most a multiple of the same forward pass with absolute values. The multiple is taken with :math:`2 u`, which also
+        covers the rounding of the bound itself; underflow is covered by a tiny addend. Signs of gates are taken as given.
 
         Args:
             inputs: As for :meth:`outputs`.
         """
         magnitude = self._sum_over_chunks(inputs, torch.abs, [_lift] * len(self.spec.activations)) + _UNDERFLOW
-        roundings = sum(weight.shape[2] + 2 for weight in self.weights) + self.num_branches * self.weights[-1].shape[2] + 4
+        widest = max(weight.shape[2] for weight in self.weights[1:] or self.weights)
+        roundings = sum(weight.shape[2] + 2 for weight in self.weights) + self.num_branches * widest + 4
         if self.spec.patch_map is not None:  # pooling: its own entries, and a sum over positions and locations
             grid = self.spec.patch_map.grid(inputs[:1])
             roundings += grid.pooling.numel() + grid.pooling_error + 2
@@ -115,10 +117,29 @@ class ParallelWeights:
             outputs = grid.gather(self._on_patches(self.spec.patch_map)._sum_over_chunks(grid.rows, view, activations))
             return outputs if self.output_bias is None else outputs + view(self.output_bias)
         inputs = inputs.to(self.weights[0].device)
+        block_outputs = self._folded(view, activations) or partial(self._sum_over_branches, view=view, activations=activations)
         blocks = row_blocks(inputs.shape[0] if inputs.ndim else 0, self.spec.gate_row_numbers)
-        parts = [self._sum_over_branches(inputs[rows], view, activations) for rows in blocks]
-        outputs = torch.cat(parts or [self._sum_over_branches(inputs, view, activations)])
+        parts = [block_outputs(inputs[rows]) for rows in blocks]
+        outputs = torch.cat(parts or [block_outputs(inputs)])
         return outputs if self.output_bias is None else outputs + view(self.output_bias)
+
+    def _folded(
+        self, view: Callable[[Tensor], Tensor], activations: Sequence[Callable[[Tensor], Tensor]]
+    ) -> Callable[[Tensor], Tensor] | None:
+        """The same from the products of the layers; ``None`` where these do not say it all, or save nothing."""
+        is_gated, has_biases = self.spec.is_gated, any(bias is not None for bias in self.hidden_biases)
+        if has_biases or not can_be_folded(self.weights, self.spec.negative_slopes, is_gated=is_gated):
+            return None
+        folded = folded_layers([view(weight) for weight in self.weights], activations[0], is_gated=is_gated)
+
+        def block_outputs(inputs: Tensor) -> Tensor:
+            matrix, masks = view(self.spec.branch_inputs(inputs)), self.spec.gate_masks(inputs)
+            if masks is None:
+                return matrix @ folded.T
+            chunk = max(1, _CHUNK_NUMBERS // (folded.shape[1] * max(matrix.shape[0], 1)))
+            return gated_sum(matrix, folded, masks, chunk)
+
+        return block_outputs
 
     def _sum_over_branches(
         self, inputs: Tensor, view: Callable[[Tensor], Tensor], activations: Sequence[Callable[[Tensor], Tensor]]
