@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -16,7 +17,7 @@ def linear(fan_in: int, fan_out: int) -> nn.Linear:
     return nn.Linear(fan_in, fan_out, bias=False)
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     "linear": lambda: [linear(3, 5), linear(5, 2)],
     "deep linear, narrow at the end": lambda: [linear(3, 9), linear(9, 4), nn.Identity(), linear(4, 1), linear(1, 2)],
     "with biases outside": lambda: [nn.Linear(3, 5), linear(5, 4), nn.Linear(4, 2)],

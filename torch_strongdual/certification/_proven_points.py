@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import TrainingProblem
 
 __all__ = ["ProvenPoint", "ProvenPoints"]
@@ -68,8 +69,11 @@ class ProvenPoints:
                 return
         self._points = [*self._points, point][-_CAPACITY:]
 
-    def best_combination(self, problem: TrainingProblem) -> ProvenPoint | None:
-        """The combination of largest dual objective that line searches find; ``None`` if fewer than two points are of use."""
+    def best_combination(self, problem: TrainingProblem, deadline: Deadline | None = None) -> ProvenPoint | None:
+        """The combination of largest dual objective that line searches find; ``None`` if fewer than two points are of use.
+
+        After ``deadline`` no line search begins.
+        """
         scales, values = [], []
         for point in self._points:
             largest = problem.dual_norm_limit / max(point.dual_norm_upper, 1e-300)
@@ -83,6 +87,8 @@ class ProvenPoints:
         current, value = scales[order[0]] * self._points[order[0]].candidate, values[order[0]]
         for _ in range(_SWEEPS):
             for index in order:
+                if deadline is not None and deadline.expired:
+                    break
                 other = scales[index] * self._points[index].candidate
                 step, reached = _line_search(problem, current, other)
                 if not reached > value:

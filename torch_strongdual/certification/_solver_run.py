@@ -36,9 +36,13 @@ class SolverRun:
         primal: Value and outputs of the network.
         rtol: Relative gap at which to stop.
         deadline: When to stop.
+        pass_seconds: What one pass of the data through the network takes, about; work of that size is not begun without time.
     """
 
-    def __init__(self, solver: DualSolver, primal: PrimalValue, rtol: float, deadline: Deadline) -> None:
+    def __init__(
+        self, solver: DualSolver, primal: PrimalValue, rtol: float, deadline: Deadline, *, pass_seconds: float = 0.0
+    ) -> None:
+        self.pass_seconds = pass_seconds
         self.solver, self.problem = solver, solver.problem
         self.primal, self.rtol, self.deadline = primal, rtol, deadline
         self.last = DualNormBound(upper=0.0)
@@ -168,7 +172,7 @@ class SolverRun:
 
     def refine_combination(self) -> None:
         """Ask the oracle at the best combination of proven points, for all the time that is left."""
-        best = self.solver.points.best_combination(self.problem)
+        best = None if self.is_done() else self.solver.points.best_combination(self.problem, self.deadline)
         if best is None or self.is_done():
             return
         floor = self._sufficient_norm(best.candidate, 0.25 * self.problem.dual_norm_limit)
@@ -179,6 +183,8 @@ class SolverRun:
 
     def generate_columns(self, weights: ParallelWeights, max_rounds: int) -> None:
         """Solve the dual over a growing set of branches until certified, out of time or stuck."""
+        if max_rounds < 1 or self.is_done() or self.deadline.remaining < self.pass_seconds:
+            return
         atoms = AtomSet.of_network(self.problem, weights)
         atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.solver.atoms.witnesses))
         stuck, before_this = 0, set(map(id, self.solver.atoms.witnesses))
@@ -229,7 +235,9 @@ class SolverRun:
         """Offer what combinations of proven points prove without any oracle."""
         if self.is_certified():
             return
-        best = self.solver.points.best_combination(self.problem)
+        # Cheap where data are few: worth a little more than the time allowed, at its end.
+        limit = self.deadline if self.deadline.remaining > 0.0 else Deadline(0.02 * self.deadline.elapsed)
+        best = self.solver.points.best_combination(self.problem, limit)
         if best is not None:
             proven = self.problem.scaled_bound(best.candidate, best.dual_norm_upper)
             self._offer(proven, best.source, best.oracle)
@@ -243,14 +251,17 @@ class SolverRun:
     def _sufficient_norm(self, candidate: Tensor, least: float) -> float:
         """A bound on the dual norm that would certify the network: an oracle need not prove less (used for effort only)."""
         limit = self.problem.dual_norm_limit
+
+        def suffices(norm: float) -> bool:
+            scale = self.problem.loss.best_scale(candidate, limit / norm)
+            return self.relative_gap(self.problem.loss.dual_objective(scale * candidate)) <= 0.98 * self.rtol
+
         too_large, enough = 8.0 * limit, least
+        if not suffices(least):  # mostly so: one evaluation instead of twenty
+            return least
         for _ in range(20):
             middle = 0.5 * (too_large + enough)
-            scale = self.problem.loss.best_scale(candidate, limit / middle)
-            if self.relative_gap(self.problem.loss.dual_objective(scale * candidate)) <= 0.98 * self.rtol:
-                enough = middle
-            else:
-                too_large = middle
+            enough, too_large = (middle, too_large) if suffices(middle) else (enough, middle)
         return enough
 
     def _would_pay(self, candidate: Tensor, proven: float) -> bool:

@@ -18,6 +18,8 @@ from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["AtomSet", "RestrictedSolution", "solve_restricted_dual"]
 
+_MAX_NUMBERS = 2**26  # features of atoms held at a time: half a gigabyte
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RestrictedSolution:
@@ -53,14 +55,19 @@ class AtomSet:
 
     @classmethod
     def of_network(cls, problem: TrainingProblem, weights: ParallelWeights) -> AtomSet:
-        """Every last hidden unit of every live branch; coefficients are the network's own last layer."""
+        """Every last hidden unit of every live branch; coefficients are the network's own last layer.
+
+        Of large networks on large data only the branches of largest norm, as many as fit in half a gigabyte: a start.
+        """
+        kept = _largest_branches(weights, len(problem.inputs))
         masks = weights.spec.gate_masks(problem.inputs)  # its branches may be fewer or more than those of the problem's spec
-        features = problem.spec.features(problem.inputs, weights.weights[:-1], masks)
-        hidden = weights.weights[:-1]
+        masks = None if masks is None else masks[kept]
+        hidden, last_layer = tuple(weight[kept] for weight in weights.weights[:-1]), weights.weights[-1][kept]
+        features = problem.spec.features(problem.inputs, hidden, masks)
         norms = torch.linalg.vector_norm(hidden[-1], dim=2)  # (num_branches, units): the layer's share of one unit
         for weight in hidden[:-1]:
             norms = norms * torch.linalg.matrix_norm(weight)[:, None]
-        last = weights.weights[-1].transpose(1, 2)  # (num_branches, units, out)
+        last = last_layer.transpose(1, 2)  # (num_branches, units, out)
         if problem.spec.patch_map is not None and problem.spec.patch_map.num_locations > 1:
             features, norms, last = _along_directions(features, norms, last, problem.spec.patch_map.num_locations)
         live = (norms > 0) & (torch.linalg.vector_norm(last, dim=2) > 0)
@@ -105,6 +112,14 @@ class AtomSet:
         kept = torch.isfinite(size) & (size > 1e-12 * size.max().clamp(min=1e-300)) if len(size) else size.bool()
         owners = tuple(owner for owner, is_kept in zip(self.owners, kept.tolist(), strict=True) if is_kept)
         return AtomSet(features=self.features[:, kept], coefficients=self.coefficients[kept], owners=owners)
+
+
+def _largest_branches(weights: ParallelWeights, num_samples: int) -> Tensor | slice:
+    """Numbers of the branches whose hidden units can be held for all samples at once; a slice if that is all of them."""
+    number = max(1, _MAX_NUMBERS // max(1, num_samples * max(weights.spec.hidden_widths)))
+    if weights.num_branches <= number:
+        return slice(None)
+    return torch.topk(weights.product_norms(), number).indices.sort().values
 
 
 def _along_directions(

@@ -53,7 +53,7 @@ def folded_layers(weights: Sequence[Tensor], lift: Callable[[Tensor], Tensor], *
 def gated_sum(matrix: Tensor, folded: Tensor, masks: Tensor, chunk: int) -> Tensor:  # shape: (num_samples, out)
     """Sum over branches of what their folded layers give where their gates are open, ``chunk`` branches at a time."""
     total = matrix.new_zeros(folded.shape[1], matrix.shape[0])
-    for part, open_gates in zip(folded.split(chunk), masks.split(chunk), strict=True):
+    for part, open_gates in zip(torch.split(folded, chunk), torch.split(masks, chunk), strict=True):
         outputs = (part.flatten(0, 1) @ matrix.T).reshape(*part.shape[:2], matrix.shape[0])
         total += torch.einsum("kon,kn->on", outputs, open_gates)
     return total.T
