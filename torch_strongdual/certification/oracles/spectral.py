@@ -28,6 +28,7 @@ __all__ = ["AbstractSpectralOracle", "SpectralState"]
 FloatArray = NDArray[np.float64]
 
 _CHUNK = 2**20  # numbers of all products ``X' D_k Lam`` that are formed at a time: 8 MiB
+_GATED_DUALS = 2**22  # numbers of all ``D_k Lam`` on a block of samples that are formed at a time: 32 MiB
 _CLOSE = 0.8  # singular vectors whose value is within this factor of the best become witnesses
 _MAX_WITNESSES = 16
 
@@ -150,7 +151,9 @@ def _indices(state: SpectralState, numbers: slice) -> list[int | None]:
 
 def _gate_groups(state: SpectralState, duals: FloatArray) -> Iterator[slice]:
     """Gates whose products with the data are formed together."""
-    length = max(1, _CHUNK // max(1, state.spec.in_features * duals.shape[1]))
+    num_rows = max((rows.stop - rows.start for rows in state.blocks()), default=0)
+    numbers = max(1, state.spec.in_features * duals.shape[1]), max(1, num_rows * duals.shape[1])
+    length = max(1, min(_CHUNK // numbers[0], _GATED_DUALS // numbers[1]))
     for start in range(0, _num_products(state), length):
         yield slice(start, min(start + length, _num_products(state)))
 
