@@ -164,6 +164,10 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         )
 
 
+_LARGER_SIDE = 0.75  # share of the time left that is for the side with the larger value, while the other is not yet known
+_MAX_TURNS = 8
+
+
 def two_sided_bound(
     oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray
 ) -> SphereBound:
@@ -181,19 +185,26 @@ def two_sided_bound(
     lower = max(best)
     first, second = sorted(range(2), key=lambda i: -best[i])
     uppers = [request.known_upper] * 2
+    is_moving = True
     latest: dict[int, SphereBound] = {}
     bounds: list[SphereBound] = []
-    # The larger side first, but not with all the time; what the other side leaves of it is the larger one's again.
-    for index, share in ((first, 0.6), (second, 1.0), (first, 1.0)):
+    # The larger side first, but not with all the time; then the other, to no more than that, and so on while it helps.
+    for turn in range(_MAX_TURNS):
         floor = max(request.floor, (1.0 + request.rtol) * lower)
-        if len(bounds) == 2 and (uppers[index] <= floor or request.is_met(max(uppers), lower) or request.deadline.expired):
+        index = first if turn % 2 == 0 else second
+        other = uppers[1 - index]
+        if turn >= 2 and (request.is_met(max(uppers), lower) or request.deadline.expired or not is_moving):
             break
-        deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
-        asked = dataclasses.replace(request, floor=floor, known_upper=uppers[index], deadline=deadline)
+        enough = floor if index == first else max(floor, other)
+        if turn >= 2 and uppers[index] <= enough:
+            continue
+        deadline = request.deadline.fraction(_LARGER_SIDE) if index == first and other > floor else request.deadline
+        asked = dataclasses.replace(request, floor=enough, known_upper=uppers[index], deadline=deadline)
         latest[index] = oracle.maximise(halves[index], asked, ascents[index])
         bounds.append(latest[index])
-        uppers[index] = min(uppers[index], bounds[-1].upper)
-        lower = max(lower, bounds[-1].lower)
+        is_moving = index == second or latest[index].upper < uppers[index]
+        uppers[index] = min(uppers[index], latest[index].upper)
+        lower = max(lower, latest[index].lower)
     points = np.concatenate([b.points for b in latest.values()])
     values = np.abs(problem.images(points)[:, 0])
     return SphereBound(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,10 @@ class BatchedForest:
             if progress is not None:
                 return progress
         return Progress(is_proven=not len(self._stack), witnesses=[], is_stalled=False)
+
+    def copy(self) -> BatchedForest:
+        """The same search once more, to go on by itself; tensors are shared, since none is changed in place."""
+        return copy.copy(self)
 
     def _next_batch(self) -> int:
         """Cells to examine next: each may leave one more on the stack, so that batches shrink as the stack fills."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,6 +47,9 @@ class Forest(Protocol):
     def advance(self, bound: float, max_cells: int) -> Progress:
         """One round of about ``max_cells`` cells; ``bound`` must not be smaller than in earlier rounds."""
 
+    def copy(self) -> Forest:
+        """The same search once more, to go on by itself."""
+
 
 class BoxForest:
     """All faces of the cube, searched by ``num_threads`` threads in rounds.
@@ -60,13 +63,10 @@ class BoxForest:
     """
 
     def __init__(self, problem: SphereProblem, *, num_threads: int) -> None:
-        self._num_faces = 2 * problem.rank
-        self._threads = min(num_threads, self._num_faces)
-        self._waiting: Iterator[BoxTree]
-        if self._threads == 1:
-            self._waiting = iter([BoxTree(problem)])
-        else:
-            self._waiting = (BoxTree(problem, face=face) for face in range(self._num_faces))
+        num_faces = 2 * problem.rank
+        self._problem = problem
+        self._threads = min(num_threads, num_faces)
+        self._waiting: list[int | None] = [None] if self._threads == 1 else list(range(num_faces))
         self._active: list[BoxTree] = []
         self._done_cells = 0
         self._done_fraction = 0.0
@@ -100,7 +100,13 @@ class BoxForest:
         self._fill()
         return Progress(is_proven=not self._active, witnesses=witnesses, is_stalled=SearchStatus.STALLED in statuses)
 
+    def copy(self) -> BoxForest:
+        """The same search once more, to go on by itself; the problem is shared."""
+        other = copy.copy(self)
+        other._waiting, other._active = list(self._waiting), [tree.copy() for tree in self._active]
+        return other
+
     def _fill(self) -> None:
         """Start trees until as many are under way as there are threads."""
-        while len(self._active) < self._threads and (tree := next(self._waiting, None)) is not None:
-            self._active.append(tree)
+        while len(self._active) < self._threads and self._waiting:
+            self._active.append(BoxTree(self._problem, face=self._waiting.pop(0)))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,17 @@ _GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
 
 #: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
 _LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03)
+
+#: Cells grow like a power of one over the excess of the bound over what is attained: least and largest exponent reckoned with.
+_EXPONENTS = 0.5, 2.5
+_COST_EXPONENT = 0.75  # near the goal
+
+_PATIENCE = 0.6  # share of the cells allowed before a search may be hurried
+_SHARE = 0.7  # of the cells left, planned for
+_TOLERATED = 1.1  # the pace is apt to rise towards the end
+_MAX_RAISE = 1.3  # of the excess, at once: the pace is known better after the next round
+_FEWEST = 0.07  # share of the cells allowed that shows a pace
+_MAX_ATTEMPTS = 12  # a goal may move up with the attained value, or be missed by a hair where the search stalled
 
 
 #: Makes the forest of a problem; called with whether the search may be over in a moment.
@@ -105,6 +115,46 @@ def _crude_upper(problem: SphereProblem) -> float:
 
 
 @dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """Watches the pace of one search for one bound.
+
+    Args:
+        start: Cells examined before it, by all searches.
+        fraction: Of the surface, proven before it.
+        allowed: Cells it may examine.
+    """
+
+    start: int
+    fraction: float
+    allowed: float
+    _marks: list[tuple[int, float]] = field(default_factory=list)
+
+    def excess_factor(self, cells: int, fraction: float, left: float) -> float:
+        """What to multiply the bound's excess over the attained value by, so that the search ends in time; 1 if it will.
+
+        Args:
+            cells: Examined by now, by all searches.
+            fraction: Of the surface, proven by now.
+            left: Cells that may still be examined.
+        """
+        self._marks.append((cells, fraction))
+        spent = cells - self.start
+        if spent < _PATIENCE * self.allowed:
+            return 1.0
+        # The latest third shows the pace: what comes first is harder. What was done for a smaller bound does not count.
+        if cells - self._marks[0][0] < _FEWEST * self.allowed:
+            return 1.0
+        earlier = [mark for mark in self._marks if mark[0] <= cells - max(spent / 3, _FEWEST * self.allowed)]
+        since = earlier[-1] if earlier else self._marks[0]
+        pace = max(fraction - since[1], 1e-12) / max(cells - since[0], 1)
+        missing = (1.0 - fraction) / pace / max(left, 1.0)
+        if missing <= _TOLERATED:
+            return 1.0
+        self._marks = self._marks[-1:]
+        return min(math.pow(missing, 1.0 / _COST_EXPONENT), _MAX_RAISE)
+
+
+@dataclass(slots=True, kw_only=True)
 class _Search:
     """One run: what is proven, what is attained, and how the two approach each other."""
 
@@ -122,6 +172,8 @@ class _Search:
     limited_by: str = "time"
     _pace: float = 1e-4  # seconds a cell, measured as the search goes
     _fraction: float = 0.0  # of the surface, proven in the latest attempt
+    _proven: list[tuple[float, int]] = field(default_factory=list)  # excess of bounds over what is attained, and their cells
+    _attempts: int = 0
 
     @property
     def lower(self) -> float:
@@ -138,24 +190,31 @@ class _Search:
         """Try the goal at once; if that takes too long, come down a ladder of targets."""
         if self.upper <= self.goal or self._is_refuted():
             return
-        if self._prove(self.goal, budget=self.short_search, is_short=True):
+        is_new = not math.isfinite(self.request.known_upper)
+        if is_new and self._prove(self.goal, budget=self.short_search, is_short=True):
             return
         # Every rung of the ladder costs about as much as the goal: skip them if the goal seems within reach.
-        if (budget := self._affordable_budget()) and self._prove(self.goal, budget=budget):
+        if self._seems_affordable() and self._prove(self.goal):
             return
-        for target in self._ladder():
-            if target < self.upper and not self._prove(target):
-                return
-            if self._is_refuted():
+        while not self._out_of_budget() and not self._is_refuted():
+            if (target := self._next_target()) is None or not self._prove(target):
                 return
 
-    def _ladder(self) -> Iterator[float]:
-        for ratio in _LADDER:
-            if ratio * self.lower > self.goal:
-                yield ratio * self.lower
-        for _ in range(4):  # a goal may move up with the attained value, or be missed by a hair where the search stalled
-            if self.upper > self.goal:
-                yield self.goal
+    def _next_target(self) -> float | None:
+        """The smallest rung that the cells of earlier ones promise to be affordable, or the next one; ``None`` at the goal."""
+        if self.upper <= self.goal or self._attempts > _MAX_ATTEMPTS:
+            return None
+        self._attempts += 1
+        rungs = [ratio * self.lower for ratio in _LADDER if self.goal < ratio * self.lower < self.upper]
+        rungs.append(self.goal)
+        if len(self._proven) < 2 or not self.lower:
+            return rungs[0]
+        (excess_before, cells_before), (excess, cells) = self._proven[-2:]
+        exponent = math.log(max(cells / cells_before, 1.1)) / math.log(max(excess_before / max(excess, 1e-10), 1.1))
+        exponent = min(max(exponent, _EXPONENTS[0]), _EXPONENTS[1])
+        cost = [cells * (excess / max(rung / self.lower - 1.0, 1e-10)) ** exponent for rung in rungs]
+        affordable = [rung for rung, price in zip(rungs, cost, strict=True) if price <= _SHARE * self._cells_left()]
+        return min(affordable, default=rungs[0])
 
     def _is_refuted(self) -> bool:
         """Whether a counterexample to the caller's target is known, which is all that was asked."""
@@ -168,23 +227,37 @@ class _Search:
             return True
         return self.request.deadline.expired
 
-    def _affordable_budget(self) -> int:
-        """Cells that most of what is left allows, if the share proven so far promises that they suffice; or 0."""
-        left = self.request.deadline.remaining / self._pace if self.max_cells is None else float(self.max_cells - self.cells)
-        affordable = 0.7 * left
-        expected = self.cells / max(self._fraction, 1e-12)
-        return int(min(affordable, 1e15)) if expected <= affordable else 0
+    def _cells_left(self) -> float:
+        """Cells that may still be examined, by the pace so far if time is what limits them."""
+        if self.max_cells is not None:
+            return float(self.max_cells - self.cells)
+        return self.request.deadline.remaining / self._pace
+
+    def _seems_affordable(self) -> bool:
+        """Whether the share of the goal proven so far, by this or by an earlier search, promises the rest."""
+        cells, fraction = self.cells, self._fraction
+        if (forest := self.unfinished.take(self.problem, self.goal)) is not None:
+            self.unfinished.keep(self.problem, self.goal, forest)
+            cells, fraction = forest.cells, forest.proven_fraction
+        return (1.0 - fraction) * cells <= fraction * self._cells_left()
 
     def _prove(self, bound: float, budget: int | None = None, *, is_short: bool = False) -> bool:
-        """Search until ``bound`` (or a larger one, if counterexamples or stalls raise it) is proven."""
+        """Search until ``bound`` (or a larger one, if counterexamples, stalls or time raise it) is proven.
+
+        Cells proven for a bound are proven for every larger one: a search that is too slow goes on with a larger bound instead
+        of being given up, and ends in time with all its cells put to use.
+        """
         forest = self.unfinished.take(self.problem, bound) or self.plant(self.problem, is_short)
         self._fraction = forest.proven_fraction
+        attempt = _Attempt(start=self.cells, fraction=forest.proven_fraction, allowed=self._cells_left())
         most = math.inf if budget is None else self.cells + budget
-        lift = 1e-7
-        while not self._out_of_budget() and self.cells < most:
+        lift, was_raised = 1e-7, False
+        while not self._out_of_budget() and self.cells < most and bound < self.upper:
             progress = self._advance(forest, bound)
             if progress.is_proven:
                 self.upper = min(self.upper, bound)
+                if self.lower:
+                    self._proven.append((bound / self.lower - 1.0, self.cells - attempt.start))
                 return True
             for point in progress.witnesses:
                 self._learn(point)
@@ -194,7 +267,13 @@ class _Search:
                 bound = max(bound, self.goal)
             if progress.is_stalled:
                 bound, lift = bound * (1.0 + lift), 4.0 * lift
-        if self.resumes_short or not is_short:
+            if budget is None and (factor := attempt.excess_factor(self.cells, self._fraction, self._cells_left())) > 1.0:
+                if not was_raised:
+                    self.unfinished.keep(self.problem, bound, forest.copy())
+                raised = bound + (factor - 1.0) * max(bound - self.lower, 1e-3 * self.lower)
+                worth = 0.9 * self.upper + 0.1 * self.lower if math.isfinite(self.upper) else math.inf
+                bound, was_raised = max(bound, min(raised, worth)), True
+        if not was_raised and (self.resumes_short or not is_short):
             self.unfinished.keep(self.problem, bound, forest)
         return False
 
@@ -205,12 +284,12 @@ class _Search:
             chunk = min(2_000, self.max_cells - self.cells)  # of fixed size, so that the answer can be repeated
         if self.cells == 0:
             chunk = min(chunk, 64)
-        before, begin = forest.cells, time.perf_counter()
+        before, begin = forest.cells, self.request.deadline.elapsed
         # 64 u less: the unit vectors of the vector bound, and the comparison with bound * ||p||, are rounded too.
         progress = forest.advance(bound * (1.0 - 64 * UNIT_ROUNDOFF), chunk)
         done = max(forest.cells - before, 1)
         if self.cells:
-            self._pace = 0.5 * self._pace + 0.5 * (time.perf_counter() - begin) / done
+            self._pace = 0.5 * self._pace + 0.5 * (self.request.deadline.elapsed - begin) / done
         self.cells += forest.cells - before
         self._fraction = forest.proven_fraction
         if self.progress is not None:

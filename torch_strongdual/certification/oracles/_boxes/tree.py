@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,11 @@ class BoxTree:
         """Where the search paused, as a unit vector: a counterexample, or the point it stalled at."""
         found: FloatArray = self._witness / np.linalg.norm(self._witness)
         return found
+
+    def copy(self) -> BoxTree:
+        """The same search once more, to go on by itself; the problem is shared."""
+        memo: dict[int, Any] = {id(self.problem): self.problem}
+        return copy.deepcopy(self, memo)
 
     def slack(self, bound: float) -> float:
         """Bound on all rounding errors in the evaluation of one cell; derived in docs/rounding.md."""
