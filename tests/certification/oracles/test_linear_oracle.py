@@ -64,9 +64,9 @@ class TestLinearOracle(OracleContract):
         duals = torch.randn(20_000, 10, generator=generator).double()
         oracle = LinearOracle()
         state = oracle.init(linear_spec(200, 5, 10), inputs)
-        begin = time.perf_counter()
+        begin = time.process_time()
         found = oracle.bound(state, duals, BoundRequest(deadline=Deadline(10.0)))
-        assert time.perf_counter() - begin < 1.0
+        assert time.process_time() - begin < 1.0
         assert found.ratio < 1 + 1e-7
         truth = float(np.linalg.svd(inputs.numpy().T @ duals.numpy(), compute_uv=False)[0])
         assert found.lower == pytest.approx(truth, rel=1e-9)

@@ -99,9 +99,9 @@ class TestTightness:
         assert found.upper >= best * (1 - 1e-6)
 
     def test_time_at_two_hundred_samples(self) -> None:
-        begin = time.perf_counter()
+        begin = time.process_time()
         maximise(random_problem(0, 200, 100), rtol=1e-2)
-        assert time.perf_counter() - begin < 3.0
+        assert time.process_time() - begin < 3.0
 
     def test_tied_parameters_cost_little(self, monkeypatch: pytest.MonkeyPatch) -> None:
         problem = random_problem(0, 120, 6)
