@@ -67,6 +67,7 @@ def certify(
         SoundnessError: If a bound comes out above an attained value: a bug, please report it.
 
     Example:
+        >>> import torch
         >>> from torch_strongdual.nn import ParallelNet
         >>> _ = torch.manual_seed(0)
         >>> net = ParallelNet(nn.Linear(2, 4, bias=False), nn.ReLU(), nn.Linear(4, 1, bias=False), num_branches=8)

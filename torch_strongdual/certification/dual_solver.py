@@ -50,6 +50,7 @@ class DualSolver:
         UnsupportedModelError: If the oracle cannot bound branches of this architecture.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from torch_strongdual.nn import ParallelNet
         >>> net = ParallelNet(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False), num_branches=3)
