@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
@@ -31,6 +32,7 @@ _EASY_RANK = 7  # box branch and bound answers in about a second
 _HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
 _STEEP = 0.1  # size of the first axis left out, relative to the largest, from which leading axes may do
+_COMPARABLE = 1.2  # oracles expected to be looser than the best by more than this are not tried
 _SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
 
 
@@ -45,10 +47,12 @@ def boxes_pay(rank: int, num_rows: int, num_outputs: int, *, has_relaxation: boo
 class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     """Closed form at rank 1, sweep at rank 2, boxes at small rank; above, ever tighter methods until the request is met.
 
-    These are the quadratic relaxation, for more than a few hundred samples the polynomial one, then boxes up to rank ten
-    (fourteen for many samples, eight for up to two hundred), then, for a few hundred samples, the doubly nonnegative
-    relaxation. Where the data have few principal axes that matter, boxes on these come first, plus what the others can add.
-    Says what gave the bound in ``stats["oracle"]``, and what limited it in ``stats["limited_by"]``.
+    The quadratic relaxation comes first. Then, for one output, that of boxes, the polynomial sandwich and the doubly
+    nonnegative relaxation from which measurements at similar sizes (``benchmarks/oracle_costs.py``) promise the tightest bound
+    in the time left, and those that come close to it. Several outputs: boxes up to rank ten (fourteen for many samples), then
+    the relaxations. Where the data have few principal axes that matter, boxes on these come first, plus what the others can
+    add. Says what gave the bound in ``stats["oracle"]``, how long each oracle ran in ``stats["seconds in ..."]``, and what
+    limited the bound in ``stats["limited_by"]``.
 
     Args:
         boxes: The branch and bound to use, for one with a progress callback or a cell budget, or a
@@ -100,7 +104,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 
     def _refined(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Ever tighter methods for all coordinates."""
-        steps = self._refinements(problem)
+        steps = self._refinements(problem, request.deadline.remaining)
         wide = problem.num_rows <= 2 * problem.rank
         if steps and math.isfinite(request.known_upper):  # asked before: the quick answer is known
             lower = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
@@ -117,19 +121,25 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             found = _tighter(self._step(oracle, problem, asked, points, share=share), found)
         return found
 
-    def _refinements(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
-        """What may beat the quadratic relaxation, in the order to try."""
-        small = self._relaxation.limits(problem.rank, problem.num_rows, problem.num_outputs) is None
-        use_boxes = problem.rank <= self._boxes.max_rank and boxes_pay(
-            problem.rank, problem.num_rows, problem.num_outputs, has_relaxation=small
-        )
-        many = not small and PolynomialSandwich().limits(problem.rank, problem.num_rows, problem.num_outputs) is None
-        return [
-            *([PolynomialSandwich()] if many else []),
-            *([self._boxes] if use_boxes else []),
-            # With hundreds of rows the boxes get further in the same time than the doubly nonnegative relaxation does.
-            *([self._relaxation] if small and not (use_boxes and problem.num_rows > _SPLIT_ROWS) else []),
+    def _refinements(self, problem: SphereProblem, seconds: float) -> list[AbstractTwoLayerOracle]:
+        """What may beat the quadratic relaxation, in the order to try, the most promising one last."""
+        size = problem.rank, problem.num_rows, problem.num_outputs
+        boxes: list[AbstractTwoLayerOracle] = [self._boxes] if problem.rank <= self._boxes.max_rank else []
+        others: list[AbstractTwoLayerOracle] = [PolynomialSandwich(), self._relaxation]
+        others = [oracle for oracle in others if oracle.limits(*size) is None]
+        has_relaxation = self._relaxation in others
+        if not problem.one_sided:  # one output is what was measured
+            use_boxes = bool(boxes) and boxes_pay(*size, has_relaxation=has_relaxation)
+            use_others = not (has_relaxation and use_boxes and problem.num_rows > _SPLIT_ROWS)
+            last = others[-1:] if use_others else []
+            return [*last, *boxes] if use_boxes and not has_relaxation else [*(boxes if use_boxes else []), *last]
+        expected = [
+            (expected_looseness(_class_name(oracle), rank=size[0], num_rows=size[1], seconds=seconds), oracle)
+            for oracle in (*others, *boxes)
         ]
+        best = min((looseness for looseness, _ in expected), default=math.inf)
+        promising = [pair for pair in expected if pair[0] <= _COMPARABLE * best]
+        return [oracle for _, oracle in sorted(promising, key=lambda pair: -pair[0])]
 
     def _step(
         self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
@@ -137,7 +147,15 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         """Use ``oracle`` for a share of the time left."""
         deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
         asked = dataclasses.replace(request, deadline=deadline)
-        return _named(oracle, oracle.maximise(problem, asked, starts))
+        start = deadline.elapsed
+        found = _named(oracle, oracle.maximise(problem, asked, starts))
+        spent = {f"seconds in {_class_name(oracle)}": deadline.elapsed - start}
+        return SphereBound(upper=found.upper, lower=found.lower, points=found.points, stats={**found.stats, **spent})
+
+
+def _class_name(oracle: AbstractTwoLayerOracle) -> str:
+    """Name to look measurements up by: a box search on another device is not measured apart."""
+    return BoxBranchAndBound.__name__ if isinstance(oracle, BatchedBoxBranchAndBound) else type(oracle).__name__
 
 
 def _decays(rows: FloatArray) -> bool:
@@ -159,7 +177,7 @@ def _named(oracle: AbstractTwoLayerOracle, bound: SphereBound) -> SphereBound:
 
 def _tighter(last: SphereBound, before: SphereBound) -> SphereBound:
     """The smaller upper bound with its name, the larger lower bound, and all of ``last``'s other statistics."""
-    stats = dict(last.stats)
+    stats = {**{key: value for key, value in before.stats.items() if key.startswith("seconds in ")}, **last.stats}
     if before.upper <= last.upper and math.isfinite(before.upper):
         stats["oracle"] = before.stats["oracle"]
     best = last if last.lower >= before.lower else before

@@ -1,0 +1,62 @@
+"""The estimates that AutoTwoLayerOracle chooses by: those measured, and sensible between."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
+from torch_strongdual.certification.oracles._measured_looseness import MEASURED
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "oracle_costs.json"
+BOXES, RELAXATION, SANDWICH = "BoxBranchAndBound", "DoublyNonnegativeRelaxation", "PolynomialSandwich"
+
+
+def test_the_table_is_what_the_benchmark_measured() -> None:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    measured = [
+        (row["oracle"], row["rank"], row["num_samples"], row["seconds"], row["upper"] / row["lower"] - 1.0)
+        for row in rows
+        if row["oracle"] != "QuadraticRelaxation"
+    ]
+    assert len(measured) == len(MEASURED) > 0
+    for seen, kept in zip(measured, MEASURED, strict=True):
+        assert seen[:3] == kept[:3]
+        assert seen[3:] == pytest.approx(kept[3:], abs=0.006)
+
+
+@pytest.mark.parametrize("row", MEASURED[::7], ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}-{row[3]}")
+def test_what_was_measured_comes_back(row: tuple[str, int, int, float, float]) -> None:
+    oracle, rank, num_rows, seconds, looseness = row
+    longest = max(other[3] for other in MEASURED if other[:3] == row[:3])
+    if seconds == longest:
+        assert expected_looseness(oracle, rank=rank, num_rows=num_rows, seconds=seconds) == pytest.approx(looseness, abs=0.01)
+
+
+@pytest.mark.parametrize("oracle", [BOXES, RELAXATION, SANDWICH])
+@pytest.mark.parametrize("rank", [7, 8, 11, 14])
+@pytest.mark.parametrize("num_rows", [30, 70, 300])
+def test_more_time_never_hurts(oracle: str, rank: int, num_rows: int) -> None:
+    values = [expected_looseness(oracle, rank=rank, num_rows=num_rows, seconds=seconds) for seconds in (0.1, 1.0, 10.0, 600.0)]
+    assert values == sorted(values, reverse=True)
+    assert all(0.0 < value < math.inf for value in values)
+
+
+def test_no_estimate_where_nothing_is_measured() -> None:
+    assert expected_looseness("LinearOracle", rank=8, num_rows=50, seconds=1.0) == math.inf
+    assert expected_looseness(RELAXATION, rank=8, num_rows=5000, seconds=1.0) == math.inf
+
+
+def test_boxes_at_small_rank_relaxations_at_large_rank_sandwich_for_many_rows() -> None:
+    def best(rank: int, num_rows: int) -> str:
+        return min(
+            (BOXES, RELAXATION, SANDWICH),
+            key=lambda oracle: expected_looseness(oracle, rank=rank, num_rows=num_rows, seconds=16.0),
+        )
+
+    assert best(8, 200) == BOXES
+    assert best(12, 100) == RELAXATION
+    assert best(12, 1000) == SANDWICH

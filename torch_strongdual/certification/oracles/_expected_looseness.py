@@ -1,0 +1,74 @@
+"""What tightness to expect of each oracle for hard two-layer problems, from measurements: for choosing, never for proving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch_strongdual.certification.oracles._measured_looseness import MEASURED
+
+__all__ = ["expected_looseness"]
+
+_ASKED = 0.01  # no measurement asked for more
+_SLOWEST = 0.05  # least and largest exponent of time that measurements are extended by
+_FASTEST = 1.0
+
+
+def expected_looseness(oracle: str, *, rank: int, num_rows: int, seconds: float) -> float:
+    """Estimate of ``upper / lower - 1`` that ``oracle`` reaches in ``seconds`` of one thread, at one output; at least 1 %.
+
+    Ranks and numbers of rows between those measured are interpolated, others taken for the nearest; ``inf`` for an oracle that
+    was not measured there.
+
+    Args:
+        oracle: Name of its class.
+        rank: Of the inputs.
+        num_rows: Samples.
+        seconds: Time it will have.
+
+    Example:
+        >>> small = expected_looseness("BoxBranchAndBound", rank=8, num_rows=50, seconds=60.0)
+        >>> large = expected_looseness("BoxBranchAndBound", rank=12, num_rows=1000, seconds=60.0)
+        >>> small < large
+        True
+    """
+    ranks = sorted({row[1] for row in MEASURED if row[0] == oracle})
+    if not ranks:
+        return math.inf
+
+    def at(some_rank: int) -> float:
+        sizes = sorted({row[2] for row in MEASURED if row[:2] == (oracle, some_rank)})
+        values = [_in_time(oracle, some_rank, size, seconds) for size in sizes]
+        if num_rows > 1.5 * sizes[-1] and sizes[-1] < max(row[2] for row in MEASURED):
+            return math.inf
+        return _interpolated([math.log(size) for size in sizes], values, math.log(num_rows))
+
+    return _interpolated([float(some_rank) for some_rank in ranks], [at(some_rank) for some_rank in ranks], float(rank))
+
+
+def _in_time(oracle: str, rank: int, num_rows: int, seconds: float) -> float:
+    """Power law through the measurements at one size, in the time they took."""
+    runs = [(row[3], row[4]) for row in MEASURED if row[:3] == (oracle, rank, num_rows)]
+    if len(runs) == 1:
+        time, looseness = runs[0]
+        return looseness if seconds >= time else looseness * math.sqrt(time / max(seconds, 1e-3))
+    (before, loose), (after, tight) = runs[0], runs[-1]
+    if after <= before:  # it ends by itself: more time is of no use
+        return tight
+    exponent = min(max(math.log(loose / tight) / math.log(after / before), _SLOWEST), _FASTEST)
+    return max(tight * math.pow(after / max(seconds, 1e-3), exponent), _ASKED)
+
+
+def _interpolated(places: Sequence[float], values: Sequence[float], place: float) -> float:
+    """Between the nearest places, linearly in the logarithm of the values; beyond the ends, the value there."""
+    if place <= places[0]:
+        return values[0]
+    for (left, low), (right, high) in zip(
+        zip(places, values, strict=True), zip(places[1:], values[1:], strict=True), strict=False
+    ):
+        if place <= right:
+            if math.isinf(low) or math.isinf(high):
+                return high if place - left > right - place else low
+            share = (place - left) / (right - left)
+            return math.exp((1.0 - share) * math.log(low) + share * math.log(high))
+    return values[-1]
