@@ -21,6 +21,7 @@ from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
+from torch_strongdual.certification.oracles._boxes.search import _Attempt
 from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus, compile_kernels
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
@@ -243,3 +244,41 @@ def test_threads_with_a_cell_budget_are_deterministic() -> None:
     problem = one_sided(generator.standard_normal((200, 8)), generator.standard_normal(200))
     first, second = (search(problem, max_cells=40_000, rtol=1e-6, num_threads=2) for _ in range(2))
     assert (first.upper, first.lower, first.stats["cells"]) == (second.upper, second.lower, second.stats["cells"])
+
+
+class TestAttempt:
+    """How a search that is too slow is hurried."""
+
+    def test_a_search_in_time_is_left_alone(self) -> None:
+        attempt = _Attempt(start=0, fraction=0.0, allowed=1000.0)
+        assert all(attempt.excess_factor(cells, cells / 1000, 1000 - cells) == 1.0 for cells in range(10, 1000, 10))
+
+    def test_a_slow_search_is_hurried_ever_more_once_patience_ends(self) -> None:
+        attempt = _Attempt(start=0, fraction=0.0, allowed=1000.0)
+        factors = [attempt.excess_factor(cells, cells / 10_000, 1000 - cells) for cells in range(10, 1000, 10)]
+        raised = [factor for factor in factors if factor > 1.0]
+        assert all(factor == 1.0 for factor in factors[:59])
+        assert len(raised) >= 4
+        assert raised == sorted(raised)
+
+
+def test_a_copy_of_a_forest_goes_on_by_itself() -> None:
+    generator = np.random.default_rng(3)
+    problem = SphereProblem(
+        rows=generator.standard_normal((30, 4)),
+        duals=generator.standard_normal((30, 1)),
+        linear=np.zeros((4, 1)),
+        one_sided=True,
+    )
+    bound = 1.2 * float(problem.values(local_maxima(problem))[0])
+    forest = BoxForest(problem, num_threads=1)
+    forest.advance(bound, 5)
+    other = forest.copy()
+    cells, fraction = other.cells, other.proven_fraction
+    while not forest.advance(bound, 1000).is_proven:
+        pass
+    assert (other.cells, other.proven_fraction) == (cells, fraction)
+    while not other.advance(bound, 1000).is_proven:
+        pass
+    assert other.cells == forest.cells > cells
+    assert other.proven_fraction == forest.proven_fraction == 1.0

@@ -266,6 +266,13 @@ class TestSoundness:
         problem = SphereProblem(rows=rows, duals=-np.ones((6, 1)), linear=np.zeros((3, 1)), one_sided=True)
         assert maximise(problem).upper == 0.0
 
+    def test_weight_on_zero_rows_only_is_a_maximum_of_zero(self) -> None:
+        rows = np.array([[-0.75, 0.99, 1.0], [0.0, 0.0, 0.0]])
+        problem = SphereProblem(rows=rows, duals=np.array([[0.0], [1.0]]), linear=np.zeros((3, 1)), one_sided=True)
+        found = maximise(problem)
+        assert found.lower == 0.0
+        assert 0.0 <= found.upper < 1e-90
+
     def test_a_linear_problem_is_its_norm(self) -> None:
         problem = SphereProblem(rows=np.zeros((2, 2)), duals=np.ones((2, 1)), linear=np.array([[3.0], [4.0]]), one_sided=True)
         assert 5.0 <= maximise(problem).upper <= 5.0 + 1e-9

@@ -86,7 +86,7 @@ class PolynomialSandwich(AbstractTwoLayerOracle):
         scaled = UnitRows.of(problem)
         bound, iterations = scaled.crude_maximum, 0.0
         asked, attained = scaled.request(request), lower / scaled.unit
-        if not (request.is_met(scaled.upper(bound), lower) or request.deadline.expired):
+        if bound > 0.0 and not (request.is_met(scaled.upper(bound), lower) or request.deadline.expired):
             found = find_quartic_majorant(
                 scaled,
                 points[0] if len(points) else np.zeros(problem.rank),

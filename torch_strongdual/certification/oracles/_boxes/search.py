@@ -26,14 +26,15 @@ _GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
 _LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03)
 
 #: Cells grow like a power of one over the excess of the bound over what is attained: least and largest exponent reckoned with.
-_EXPONENTS = 0.5, 2.5
+_EXPONENTS = 1.0, 2.5
 _COST_EXPONENT = 0.75  # near the goal
 
 _PATIENCE = 0.6  # share of the cells allowed before a search may be hurried
 _SHARE = 0.7  # of the cells left, planned for
 _TOLERATED = 1.1  # the pace is apt to rise towards the end
-_MAX_RAISE = 1.3  # of the excess, at once: the pace is known better after the next round
+_MAX_RAISE = 1.3  # of the excess, at first: the pace is known better after the next rounds
 _FEWEST = 0.07  # share of the cells allowed that shows a pace
+_TELLING = 2_000  # cells of a search that show what smaller bounds will cost
 _MAX_ATTEMPTS = 12  # a goal may move up with the attained value, or be missed by a hair where the search stalled
 
 
@@ -128,6 +129,7 @@ class _Attempt:
     fraction: float
     allowed: float
     _marks: list[tuple[int, float]] = field(default_factory=list)
+    _most: float = _MAX_RAISE
 
     def excess_factor(self, cells: int, fraction: float, left: float) -> float:
         """What to multiply the bound's excess over the attained value by, so that the search ends in time; 1 if it will.
@@ -151,7 +153,9 @@ class _Attempt:
         if missing <= _TOLERATED:
             return 1.0
         self._marks = self._marks[-1:]
-        return min(math.pow(missing, 1.0 / _COST_EXPONENT), _MAX_RAISE)
+        factor = min(math.pow(missing, 1.0 / _COST_EXPONENT), self._most)
+        self._most *= _MAX_RAISE  # the last raise was too small
+        return factor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,7 +211,7 @@ class _Search:
         self._attempts += 1
         rungs = [ratio * self.lower for ratio in _LADDER if self.goal < ratio * self.lower < self.upper]
         rungs.append(self.goal)
-        if len(self._proven) < 2 or not self.lower:
+        if len(self._proven) < 2 or self._proven[-1][1] < _TELLING or not self.lower:
             return rungs[0]
         (excess_before, cells_before), (excess, cells) = self._proven[-2:]
         exponent = math.log(max(cells / cells_before, 1.1)) / math.log(max(excess_before / max(excess, 1e-10), 1.1))
