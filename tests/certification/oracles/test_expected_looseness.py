@@ -6,10 +6,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
 from torch_strongdual.certification.oracles._measured_looseness import MEASURED
+from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "oracle_costs.json"
 BOXES, RELAXATION, SANDWICH = "BoxBranchAndBound", "DoublyNonnegativeRelaxation", "PolynomialSandwich"
@@ -60,3 +63,17 @@ def test_boxes_at_small_rank_relaxations_at_large_rank_sandwich_for_many_rows() 
     assert best(8, 200) == BOXES
     assert best(12, 100) == RELAXATION
     assert best(12, 1000) == SANDWICH
+
+
+@pytest.mark.parametrize(("smallest", "seconds", "expected"), [(0.03, 16.0, BOXES), (1.0, 4.0, SANDWICH)])
+def test_short_principal_axes_cost_boxes_little(smallest: float, seconds: float, expected: str) -> None:
+    """Ten axes of which half are short are like few for boxes; ten of equal length are out of their reach."""
+    generator = np.random.default_rng(0)
+    lengths = np.where(np.arange(10) < 6, 1.0, smallest)
+    problem = SphereProblem(
+        rows=generator.standard_normal((500, 10)) * lengths,
+        duals=generator.standard_normal((500, 1)),
+        linear=np.zeros((10, 1)),
+        one_sided=True,
+    )
+    assert type(AutoTwoLayerOracle()._refinements(problem, seconds)[-1]).__name__ == expected

@@ -14,7 +14,7 @@ _SLOWEST = 0.05  # least and largest exponent of time that measurements are exte
 _FASTEST = 1.0
 
 
-def expected_looseness(oracle: str, *, rank: int, num_rows: int, seconds: float) -> float:
+def expected_looseness(oracle: str, *, rank: float, num_rows: int, seconds: float) -> float:
     """Estimate of ``upper / lower - 1`` that ``oracle`` reaches in ``seconds`` of one thread, at one output; at least 1 %.
 
     Ranks and numbers of rows between those measured are interpolated, others taken for the nearest; ``inf`` for an oracle that
@@ -22,7 +22,7 @@ def expected_looseness(oracle: str, *, rank: int, num_rows: int, seconds: float)
 
     Args:
         oracle: Name of its class.
-        rank: Of the inputs.
+        rank: Of the inputs, or how many of their principal axes count.
         num_rows: Samples.
         seconds: Time it will have.
 
@@ -43,7 +43,7 @@ def expected_looseness(oracle: str, *, rank: int, num_rows: int, seconds: float)
             return math.inf
         return _interpolated([math.log(size) for size in sizes], values, math.log(num_rows))
 
-    return _interpolated([float(some_rank) for some_rank in ranks], [at(some_rank) for some_rank in ranks], float(rank))
+    return _interpolated([float(some_rank) for some_rank in ranks], [at(some_rank) for some_rank in ranks], rank)
 
 
 def _in_time(oracle: str, rank: int, num_rows: int, seconds: float) -> float:

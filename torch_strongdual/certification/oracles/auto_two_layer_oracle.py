@@ -133,8 +133,14 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             use_others = not (has_relaxation and use_boxes and problem.num_rows > _SPLIT_ROWS)
             last = others[-1:] if use_others else []
             return [*last, *boxes] if use_boxes and not has_relaxation else [*(boxes if use_boxes else []), *last]
+        spread = _effective_rank(problem.rows)
         expected = [
-            (expected_looseness(_class_name(oracle), rank=size[0], num_rows=size[1], seconds=seconds), oracle)
+            (
+                expected_looseness(
+                    _class_name(oracle), rank=spread if oracle in boxes else problem.rank, num_rows=size[1], seconds=seconds
+                ),
+                oracle,
+            )
             for oracle in (*others, *boxes)
         ]
         best = min((looseness for looseness, _ in expected), default=math.inf)
@@ -156,6 +162,16 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 def _class_name(oracle: AbstractTwoLayerOracle) -> str:
     """Name to look measurements up by: a box search on another device is not measured apart."""
     return BoxBranchAndBound.__name__ if isinstance(oracle, BatchedBoxBranchAndBound) else type(oracle).__name__
+
+
+def _effective_rank(rows: FloatArray) -> float:
+    """Number of principal coordinates that count, as all of them do for the Gaussian rows that were measured (for effort only).
+
+    Boxes are halved along long axes first: short ones cost little.
+    """
+    lengths = np.linalg.norm(rows, axis=0)
+    squares = float(lengths @ lengths)
+    return float(lengths.sum()) ** 2 / squares if squares > 0.0 else 0.0
 
 
 def _decays(rows: FloatArray) -> bool:
