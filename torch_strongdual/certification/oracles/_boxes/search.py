@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 _GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
 
 #: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
-_LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03)
+_LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03, 1.01, 1.003, 1.001)
 
 #: Cells grow like a power of one over the excess of the bound over what is attained: least and largest exponent reckoned with.
 _EXPONENTS = 1.0, 2.5
