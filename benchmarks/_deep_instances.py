@@ -88,8 +88,8 @@ def deep_cases() -> list[DeepCase]:
     ]
 
 
-def trained(case: DeepCase, *, num_steps: int) -> TrainedNet:
-    """Train with ``PathAdamW`` on the full batch, the learning rate falling to zero."""
+def trained(case: DeepCase, *, num_steps: int, seconds: float) -> TrainedNet:
+    """Train with ``PathAdamW`` on the full batch, the learning rate falling to zero; ``seconds`` to find its path decay."""
     torch.manual_seed(0)
     data = case.data()
     widths = [data.inputs.shape[1], *(_WIDTH,) * (case.num_layers - 2), 1]
@@ -97,7 +97,7 @@ def trained(case: DeepCase, *, num_steps: int) -> TrainedNet:
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out, bias=False), nn.ReLU()]
     net = ParallelNet(*layers, nn.Linear(1, data.num_outputs, bias=False), num_branches=_NUM_BRANCHES).double()
-    largest = max_path_decay(net, data.inputs, data.targets, loss=data.loss, time_budget=2.0).lower
+    largest = max_path_decay(net, data.inputs, data.targets, loss=data.loss, time_budget=seconds).lower
     path_decay = case.share * largest
     optimizer = PathAdamW(net.path_param_groups(path_decay=path_decay), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)

@@ -76,15 +76,9 @@ def reach_cases() -> list[ReachCase]:
         return lambda: gaussian_instance(n, d, **options)
 
     return [
-        ReachCase(
-            name="Gaussian 1000 x 3", make=gaussian(1000, 3), rtol=1e-3, prototype="312, 4 ms", goal=0.005, is_quick=True
-        ),
-        ReachCase(
-            name="Gaussian 1000 x 4", make=gaussian(1000, 4), rtol=1e-3, prototype="1350, 16 ms", goal=0.02, is_quick=True
-        ),
-        ReachCase(
-            name="Gaussian 1000 x 5", make=gaussian(1000, 5), rtol=1e-3, prototype="18e3, 0.17 s", goal=0.25, is_quick=True
-        ),
+        ReachCase(name="Gaussian 1000 x 3", make=gaussian(1000, 3), rtol=1e-3, prototype="312, 4 ms", goal=0.005),
+        ReachCase(name="Gaussian 1000 x 4", make=gaussian(1000, 4), rtol=1e-3, prototype="1350, 16 ms", goal=0.02),
+        ReachCase(name="Gaussian 1000 x 5", make=gaussian(1000, 5), rtol=1e-3, prototype="18e3, 0.17 s", goal=0.25),
         ReachCase(name="Gaussian 500 x 6", make=gaussian(500, 6), rtol=1e-3, prototype="46e3, 0.43 s", goal=0.5, is_quick=True),
         ReachCase(name="Gaussian 100000 x 3", make=gaussian(100_000, 3), rtol=1e-3, prototype="-, 1.1 s", goal=3.0),
         ReachCase(name="Gaussian 100000 x 4", make=gaussian(100_000, 4), rtol=1e-3, prototype="-, 2.9 s", goal=3.0),
@@ -95,12 +89,11 @@ def reach_cases() -> list[ReachCase]:
                 rtol=1e-3,
                 prototype="-",
                 goal=None,
-                is_quick=d < 5,
             )
             for share in (50, 3)
             for n, d in ((1000, 3), (1000, 4), (1000, 5), (500, 6))
         ),
-        ReachCase(name="iris + bias, 3 classes", make=_iris, rtol=1e-3, prototype="-, 10 ms", goal=0.02, is_quick=True),
+        ReachCase(name="iris + bias, 3 classes", make=_iris, rtol=1e-3, prototype="-, 10 ms", goal=0.02),
         ReachCase(name="wine 178 x 8, 3 classes", make=_wine, rtol=1e-3, prototype="-, 1.7 s", goal=2.0),
         ReachCase(
             name="Gaussian 500 x 6, 10 outputs",

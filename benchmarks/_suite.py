@@ -58,6 +58,11 @@ class Options:
         return 7 if self.quick else 11
 
     @property
+    def turn_seconds(self) -> float:
+        """How long one turn of a call takes at least."""
+        return 0.02 if self.quick else 0.1
+
+    @property
     def thread_counts(self) -> tuple[int, ...]:
         """One thread, and two where that says something: not in quick runs, on other devices or on a busy machine.
 

@@ -1,7 +1,7 @@
 """What certification costs while training: bounds of the dual norm against an epoch of training, and the memory they take.
 
     python -m benchmarks.certifier_cost            # about ten minutes: 10^5 samples, 784 features, 10 classes
-    python -m benchmarks.certifier_cost --quick    # 4000 samples
+    python -m benchmarks.certifier_cost --quick    # 256 samples, some 10 seconds
 
 Writes ``certifier_cost.txt`` and ``certifier_cost.json`` to ``benchmarks/results`` (``--output``).
 """
@@ -26,37 +26,57 @@ from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights
 
 BENCHMARK = Benchmark(title="bounds of the dual norm against an epoch of training", duration="10 minutes")
 
-_FEATURES, _CLASSES, _BRANCHES, _HIDDEN, _BATCH = 784, 10, 64, 64, 256
-_TIMED_BATCHES, _TIMED_SAMPLES = 8, 4_000
+_FEATURES, _CLASSES, _BRANCHES, _HIDDEN = 784, 10, 64, 64
 _MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """How much there is, and how much of it is timed.
+
+    Args:
+        samples: Of the data.
+        batch: Samples of a batch of training.
+        timed_batches: Of an epoch.
+        timed_samples: Whose outputs are computed.
+    """
+
+    samples: int
+    batch: int
+    timed_batches: int
+    timed_samples: int
+
+
+_FULL = _Sizes(samples=100_000, batch=256, timed_batches=8, timed_samples=4_000)
+_QUICK = _Sizes(samples=256, batch=64, timed_batches=1, timed_samples=256)
 
 
 def run(options: Options) -> None:
     """Measure and write."""
     torch.manual_seed(0)
-    num_samples = 4_000 if options.quick else 100_000
-    inputs = torch.randn(num_samples, _FEATURES)
-    labels = (inputs[:, :_CLASSES] + 0.5 * torch.randn(num_samples, _CLASSES)).argmax(dim=1)
+    sizes = _QUICK if options.quick else _FULL
+    inputs = torch.randn(sizes.samples, _FEATURES)
+    labels = (inputs[:, :_CLASSES] + 0.5 * torch.randn(sizes.samples, _CLASSES)).argmax(dim=1)
     report = RatioReport(title="Certifier: cost of one certification's parts", extra={"memory": []})
-    report.notes = _notes(num_samples, inputs)
+    report.notes = _notes(inputs, sizes)
     for name, activation, oracle, target in (
         ("linear", None, LinearOracle(), 1.0),
         (f"gated, {_BRANCHES} gates", GatedReLU(_FEATURES), GatedOracle(), 10.0),
     ):
-        report.rows += _rows(report, name, _network(activation), oracle, inputs, labels, target, options)
+        report.rows += _rows(report, name, _network(activation), oracle, inputs, labels, target, sizes)
     report.rows.append(_many_gates(report, options))
     print(report.write(options.stem, device=options.device))
 
 
-def _notes(num_samples: int, inputs: Tensor) -> list[str]:
+def _notes(inputs: Tensor, sizes: _Sizes) -> list[str]:
     return [
-        f"Data: {num_samples} samples, {_FEATURES} features, {_CLASSES} classes, float32 ({inputs.nbytes / _MIB:.0f} MiB).",
+        f"Data: {len(inputs)} samples, {_FEATURES} features, {_CLASSES} classes, float32 ({inputs.nbytes / _MIB:.0f} MiB).",
         f"Net: {_BRANCHES} branches {_FEATURES}-{_HIDDEN}-{_CLASSES}, cross-entropy.",
-        f"Training epoch: forward, backward and AdamW step on batches of {_BATCH}; {_TIMED_BATCHES} batches are timed, and "
+        f"Training epoch: forward, backward and AdamW step on batches of {sizes.batch}; batches timed: {sizes.timed_batches}; "
         "their time is multiplied.",
         "bound: one dual norm, proven, of the network's residual.",
-        f"primal: outputs of the network in float64 with their rounding error, and the objective; {_TIMED_SAMPLES} samples are "
-        "timed, and their time is multiplied.",
+        f"primal: outputs of the network in float64 with their rounding error, and the objective; samples timed: "
+        f"{sizes.timed_samples}; their time is multiplied.",
     ]
 
 
@@ -73,7 +93,7 @@ def _rows(
     inputs: Tensor,
     labels: Tensor,
     target: float,
-    options: Options,
+    sizes: _Sizes,
 ) -> list[RatioRow]:
     problem = TrainingProblem.from_model(net, inputs, labels, loss=nn.CrossEntropyLoss(), path_decay=1e-3)
     weights = ParallelWeights.from_module(net)
@@ -85,16 +105,16 @@ def _rows(
     with _growth(report, f"{name}: bound, {len(inputs)} samples"):
         oracle.bound(state, point, BoundRequest(deadline=Deadline()))
     few = TrainingProblem.from_model(
-        net, inputs[:_TIMED_SAMPLES], labels[:_TIMED_SAMPLES], loss=nn.CrossEntropyLoss(), path_decay=1e-3
+        net, inputs[: sizes.timed_samples], labels[: sizes.timed_samples], loss=nn.CrossEntropyLoss(), path_decay=1e-3
     )
     calls: dict[str, Callable[[], object]] = {
-        "training": _training(net, inputs, labels),
+        "training": _training(net, inputs, labels, sizes),
         "bound": lambda: oracle.bound(state, point, BoundRequest(deadline=Deadline())),
         "primal": lambda: few.primal(weights),
     }
     ratios = interleaved_ratios(calls, "training", repetitions=7)
-    epochs = _TIMED_BATCHES / -(-len(inputs) // _BATCH)
-    whole = {"bound": 1.0, "primal": len(inputs) / _TIMED_SAMPLES}
+    epochs = sizes.timed_batches / -(-len(inputs) // sizes.batch)
+    whole = {"bound": 1.0, "primal": len(inputs) / sizes.timed_samples}
     return [
         RatioRow(
             work=f"{name}, n={len(inputs)}",
@@ -113,14 +133,14 @@ def _rows(
     ]
 
 
-def _training(net: ParallelNet, inputs: Tensor, labels: Tensor) -> Callable[[], None]:
+def _training(net: ParallelNet, inputs: Tensor, labels: Tensor, sizes: _Sizes) -> Callable[[], None]:
     trained = ParallelNet(*[net.branch(0)[i] for i in range(len(net.branch(0)))], num_branches=_BRANCHES)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
     loss = nn.CrossEntropyLoss()
-    batches = cycle(zip(inputs.split(_BATCH), labels.split(_BATCH), strict=True))
+    batches = cycle(zip(inputs.split(sizes.batch), labels.split(sizes.batch), strict=True))
 
     def train() -> None:
-        for _ in range(_TIMED_BATCHES):
+        for _ in range(sizes.timed_batches):
             x, y = next(batches)
             optimizer.zero_grad()
             loss(trained(x), y).backward()

@@ -1,7 +1,7 @@
 """How tight the bounds for three and four layers are, on residuals of trained networks.
 
     python -m benchmarks.depth_tightness            # all instances, about six minutes of CPU time
-    python -m benchmarks.depth_tightness --quick    # two small ones, less trained: seconds
+    python -m benchmarks.depth_tightness --quick    # two small ones, less trained: some 10 seconds
 
 One thread; seconds and limits are CPU time of the process. Writes ``depth_tightness.txt`` and ``depth_tightness.json``
 (``depth_tightness_quick.*``) to ``benchmarks/results``.
@@ -68,9 +68,10 @@ class Row:
 def run(options: Options) -> None:
     """Train, bound, certify and write."""
     cases = [case for case in deep_cases() if case.is_quick or not options.quick]
+    num_steps, seconds = (150, 1.0) if options.quick else (600, 10.0)
     rows = []
     for case in cases:
-        rows.append(_measured(case, trained(case, num_steps=150 if options.quick else 600), 2.0 if options.quick else 10.0))
+        rows.append(_measured(case, trained(case, num_steps=num_steps, seconds=min(seconds, 2.0)), seconds))
         print(_line(rows[-1]), file=sys.stderr, flush=True)
     facts = machine_facts(("torch", "numpy", "scipy", "scikit-learn"))
     title = "Deep branches: tightness of the dual norm on residuals of trained networks"

@@ -43,7 +43,7 @@ def run(options: Options) -> None:
     for name, widths, num_branches in _NETWORKS[:1] if options.quick else _NETWORKS:
         for reference, ours, target in _pairs(options):
             report.rows.append(_row(name, widths, num_branches, reference, ours, target, options))
-        for reference, ours, _ in _pairs(options)[:2]:
+        for reference, ours, _ in _pairs(options)[: 1 if options.quick else 2]:
             report.rows.append(
                 _row(name, widths, num_branches, reference, ours, None, options, batch=32 if options.quick else _BATCH)
             )
@@ -96,7 +96,9 @@ def _row(
     batch: int = 0,
 ) -> RatioRow:
     calls = {title: _call(widths, num_branches, make, options, batch) for title, make in (reference, ours)}
-    ratio: Ratio = interleaved_ratios(calls, reference[0], repetitions=options.repetitions, device=options.device)[ours[0]]
+    ratio: Ratio = interleaved_ratios(
+        calls, reference[0], repetitions=options.repetitions, seconds=options.turn_seconds, device=options.device
+    )[ours[0]]
     work = f"{name}, training step, B={batch}" if batch else f"{name}, step"
     return RatioRow(work=work, ratio=ratio, target=target)
 

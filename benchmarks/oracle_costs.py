@@ -73,7 +73,7 @@ class CostRow:
 def run(options: Options) -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
-    ranks, sizes, seconds = ((8,), (50,), (1.0,)) if options.quick else (_RANKS, _SIZES, _SECONDS)
+    ranks, sizes, seconds = ((8,), (50,), (0.5,)) if options.quick else (_RANKS, _SIZES, _SECONDS)
     _measured(gaussian_instance(20, 5), BoxBranchAndBound(num_threads=1), 5.0)  # compile: not part of any measurement
     rows = [row for rank in ranks for size in sizes for row in _size(rank, size, seconds)]
     facts = machine_facts(("torch", "numpy", "numba"))

@@ -1,7 +1,7 @@
 """Forward and backward pass of ParallelNet against dense networks and a loop over branches, and the memory it keeps.
 
     python -m benchmarks.parallel_net            # about ten minutes
-    python -m benchmarks.parallel_net --quick    # the first rows, one thread, some 20 seconds
+    python -m benchmarks.parallel_net --quick    # the first rows, smaller, one thread, some 10 seconds
 
 Writes ``parallel_net.txt`` and ``parallel_net.json`` to ``benchmarks/results`` (``--output``).
 """
@@ -50,8 +50,9 @@ def _deep(options: Options, num_threads: int) -> list[RatioRow]:
 
 
 def _many_small(options: Options, num_threads: int) -> list[RatioRow]:
-    work = "K=512, 64-32-32-1, B=256"
-    calls = _deep_calls((64, 32, 32, 1), 512, 256, options)
+    num_branches = 128 if options.quick else 512
+    work = f"K={num_branches}, 64-32-32-1, B=256"
+    calls = _deep_calls((64, 32, 32, 1), num_branches, 256, options)
     rows = []
     for reference, target in (("GEMM chain", 1.9), ("loop", 0.25)):
         pair = {name: calls[name] for name in ("ParallelNet", reference)}
@@ -112,7 +113,12 @@ def _rows(
     num_threads: int,
 ) -> list[RatioRow]:
     ratios = interleaved_ratios(
-        calls, reference, repetitions=options.repetitions, num_threads=num_threads, device=options.device
+        calls,
+        reference,
+        repetitions=options.repetitions,
+        seconds=options.turn_seconds,
+        num_threads=num_threads,
+        device=options.device,
     )
     return [RatioRow(work=work, ratio=ratios[name], target=target) for name, target in targets.items()]
 
