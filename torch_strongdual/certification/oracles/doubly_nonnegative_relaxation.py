@@ -31,9 +31,13 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
     CPU: the oracle can stop at any time, and no accuracy of the iterations is relied on. Where the relaxation is not tight
     enough, the sphere is split at the sign of the sample that is least decided, best-first.
 
-    Use it for data of rank above ten or so and up to a few hundred samples. An iteration takes an eigendecomposition of order
-    1 + rank + number of samples, memory grows with the square of the number of samples. The fewer samples for the rank,
-    and the larger ``path_decay``, the tighter the relaxation; splitting gains much while the relaxation is within some 20 %.
+    Two methods find multipliers: alternating projections, which take an eigendecomposition of order 1 + rank + number of
+    samples an iteration, and for more samples an augmented Lagrangian in a factor of rank + 8 columns, where only products that
+    are violated get multipliers. ``stats["method"]`` says which it was. Memory grows with the square of the number of samples,
+    a proof takes a time that grows with its cube.
+
+    Use it for data of rank above eight or so and up to a thousand samples. The fewer samples for the rank, and the larger
+    ``path_decay``, the tighter the relaxation; splitting gains much while the relaxation is within some 20 %.
 
     Several outputs: :math:`(\sum_j \kappa_j^2)^{1/2}` over the outputs' own bounds, in principal coordinates of the outputs;
     for two outputs also from a fan of directions, which loses at most 2 %.
@@ -42,7 +46,8 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         max_rows: Refuse more samples.
         max_nodes: Solve at most so many relaxations, for reproducible budgets; 1 for no splitting, ``None`` for no limit but
             the deadline.
-        device: Where the iterations run.
+        device: Where alternating projections run.
+        low_rank_rows: From so many samples on, on a CPU, use the low-rank factor.
 
     Example:
         >>> import torch
@@ -57,18 +62,31 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
 
     References:
         Burer, "On the copositive representation of binary and continuous nonconvex quadratic programs", Math. Prog. 120, 2009.
+        Burer, Monteiro, "A nonlinear programming algorithm for solving semidefinite programs via low-rank factorization",
+        Math. Prog. 95, 2003.
     """
 
-    def __init__(self, *, max_rows: int = 500, max_nodes: int | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        max_rows: int = 1000,
+        max_nodes: int | None = None,
+        device: torch.device | str = "cpu",
+        low_rank_rows: int = 80,
+    ) -> None:
         self.max_rows = max_rows
         self.max_nodes = max_nodes
         self.device = torch.device(device)
+        self.low_rank_rows = low_rank_rows
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """The number of samples matters, not the rank."""
         if num_rows > self.max_rows:
             return f"{num_rows} samples are more than max_rows={self.max_rows} of DoublyNonnegativeRelaxation"
         return None
+
+    def _is_low_rank(self, num_rows: int) -> bool:
+        return self.device.type == "cpu" and num_rows >= self.low_rank_rows
 
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Bound the maximum; see :meth:`AbstractTwoLayerOracle.maximise`."""
@@ -87,6 +105,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
         scaled = ScaledLift.of(problem)
+        is_low_rank = self._is_low_rank(scaled.lift.num_rows)
         tree = SignTree(
             scaled.lift,
             scaled.request(request),
@@ -94,12 +113,14 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
             upper=scaled.crude_upper,
             max_nodes=self.max_nodes,
             device=self.device,
+            is_low_rank=is_low_rank,
         )
         tree.run()
         values = problem.values(tree.points)
         points = tree.points[np.argsort(-values, kind="stable")]
         upper, lower = scaled.upper(tree.upper), float(np.max(values, initial=0.0))
         stats: dict[str, float | str] = {"nodes": float(tree.nodes), "iterations": float(tree.iterations)}
+        stats["method"] = "low-rank factor" if is_low_rank else "alternating projections"
         if not (tree.is_done() or request.is_met(upper, lower)):
             stats["limited_by"] = tree.limited_by
         return SphereBound(upper=upper, lower=lower, points=points, stats=stats)

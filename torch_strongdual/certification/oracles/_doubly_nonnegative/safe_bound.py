@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.contraction import Contraction
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
+from torch_strongdual.certification.oracles._doubly_nonnegative.reduced_form import AbstractForm, DenseForm, SparseForm
 from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import secular_root
 from torch_strongdual.certification.oracles._verified_psd import gamma, semidefinite_shift
 
-__all__ = ["safe_upper"]
+__all__ = ["safe_upper", "safe_upper_of_products"]
 
 FloatArray = NDArray[np.float64]
 
@@ -43,49 +43,44 @@ def safe_upper(lift: Lift, multipliers: FloatArray) -> float:
         lift: What to maximise, and which signs are decided.
         multipliers: Finite or not; only the symmetric part's upper triangle is read. Shape (1 + r + 2 n, 1 + r + 2 n).
     """
-    form = _safe_form(lift, multipliers)
-    if not np.isfinite(form).all():
+    if not np.isfinite(multipliers).all():
         return math.inf
-    contraction = Contraction(lift, device=torch.device("cpu"))
+    return _proven(lift, DenseForm(lift, multipliers))
 
-    def contracted() -> FloatArray:
-        result: FloatArray = contraction(torch.from_numpy(form)).numpy()
-        return result
 
+def safe_upper_of_products(lift: Lift, multipliers: ProductMultipliers) -> float:
+    """The same as :func:`safe_upper` from sparse multipliers: any do.
+
+    Args:
+        lift: What to maximise, and which signs are decided.
+        multipliers: Finite or not.
+    """
+    return _proven(lift, SparseForm(lift, multipliers)) if multipliers.is_finite else math.inf
+
+
+def _proven(lift: Lift, form: AbstractForm) -> float:
+    reduced = form.reduced()
+    if not np.isfinite(reduced).all():
+        return math.inf
     try:
-        levels = _best_levels(lift, contracted())
+        levels = _best_levels(lift, reduced)
     except np.linalg.LinAlgError:
         return math.inf
-    samples = np.arange(lift.num_rows)
-    first, active, inactive = 1 + lift.rank, lift.active.start + samples, lift.inactive.start + samples
-    form[active, inactive] -= 0.5 * levels.price
-    form[inactive, active] = form[active, inactive]
-    slack = -contracted()
+    if not math.isfinite(levels.total):
+        return math.inf
+    form.subtract(levels.price)
+    first = 1 + lift.rank
+    slack = -form.reduced()
     slack[0, 0] += levels.constant
     slack[np.arange(1, first), np.arange(1, first)] += levels.curvature
     shift = semidefinite_shift(slack)
     norms = np.linalg.norm(lift.rows, axis=1) * (1.0 + gamma(lift.rank + 4))
     sizes = np.concatenate([np.ones(first), norms, 2.0 * norms])
     # The last two are the rounding of the two additions to the diagonal, on |g_1| = ||u|| = 1.
-    forming = float(sizes @ np.abs(form) @ sizes) + abs(levels.constant) + abs(levels.curvature)
+    forming = form.magnitude(sizes) + abs(levels.constant) + abs(levels.curvature)
     upper = levels.constant + levels.curvature + gamma(4 * lift.length + 32) * forming
     upper += shift * (2.0 + float(norms @ norms)) * (1.0 + gamma(lift.num_rows + 8))
     return upper if math.isfinite(upper) else math.inf
-
-
-def _safe_form(lift: Lift, multipliers: FloatArray) -> FloatArray:
-    """``C + S``, symmetric to the bit, S of the signs that make ``e'Se >= 0``."""
-    first, samples = 1 + lift.rank, np.arange(lift.num_rows)
-    free = multipliers[lift.active.start + samples, lift.inactive.start + samples]
-    products = np.triu(np.maximum(multipliers[first:, first:], 0.0))
-    products[samples, lift.num_rows + samples] = free
-    vectors = multipliers[1:first, first:]
-    heights = np.maximum(multipliers[0, first:], np.linalg.norm(vectors, axis=0) * (1.0 + gamma(lift.rank + 8)))
-    safe = np.zeros((lift.length, lift.length))
-    safe[first:, first:] = products + np.triu(products, 1).T
-    safe[1:first, first:], safe[first:, 1:first] = vectors, vectors.T
-    safe[0, first:], safe[first:, 0] = heights, heights
-    return safe + lift.objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

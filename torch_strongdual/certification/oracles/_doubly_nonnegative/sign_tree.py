@@ -5,14 +5,16 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
-from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper
-from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting, SplittingPoint
+from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import LowRankAscent
+from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
@@ -21,11 +23,9 @@ __all__ = ["SignTree"]
 
 FloatArray = NDArray[np.float64]
 
-_ITERATIONS = 20  # between two proven bounds
-_MAX_ROUNDS = 150  # of that many iterations, in one node
-_BRANCH_PATIENCE = 6.0  # rounds a node gets to reach the goal at its present speed, before it is split
-_FINAL_PATIENCE = 300.0  # the same, where splitting is not possible
+_MAX_ROUNDS = 150  # in one node, each with a proven bound
 _NOTHING = 1e-10  # a maximum of zero is not proven more closely than this
+_PROOF_SECONDS = 4e-10  # for the first bound, times the cube of the number of samples
 _MEMORY = 5e8  # bytes for the starting points of open nodes
 
 
@@ -43,7 +43,7 @@ class _Node:
     upper: float
     lift: Lift
     sample: int
-    start: SplittingPoint | None
+    start: Any
 
 
 class SignTree:
@@ -56,6 +56,7 @@ class SignTree:
         upper: Proven beforehand.
         max_nodes: Solve no more relaxations than this; 1 for no splitting.
         device: Where the relaxations are solved.
+        is_low_rank: Whether by a low-rank factor on the CPU, instead of by eigendecompositions.
     """
 
     def __init__(
@@ -67,15 +68,16 @@ class SignTree:
         upper: float,
         max_nodes: int | None,
         device: torch.device,
+        is_low_rank: bool,
     ) -> None:
         self._problem = SphereProblem(rows=lift.rows, duals=lift.weights[:, None], linear=lift.linear[:, None], one_sided=True)
         self._request, self._max_nodes, self._device = request, max_nodes, device
-        self._root = lift
+        self._root, self._is_low_rank = lift, is_low_rank
         self._open: list[tuple[float, int, _Node]] = []
         self._closed = -np.inf  # largest bound of a part that is not split any more
         self._first_upper = upper
-        self._root_start: SplittingPoint | None = None
-        self._bound_seconds = 0.0
+        self._root_start: Any = None
+        self._bound_seconds = _PROOF_SECONDS * lift.num_rows**3
         self.points = points
         self.nodes, self.iterations = 0, 0
         self.limited_by = "accuracy of the solver of the relaxation"
@@ -135,7 +137,7 @@ class SignTree:
         return target is not None and self.lower > (1.0 + self._request.rtol) * target
 
     def _must_stop(self) -> bool:
-        if self._request.deadline.remaining <= self._bound_seconds:
+        if self._is_late():
             self.limited_by = "time"
         elif self._max_nodes is not None and self.nodes >= self._max_nodes:
             self.limited_by = "max_nodes"
@@ -143,58 +145,47 @@ class SignTree:
             return False
         return True
 
-    def _solve(self, lift: Lift, start: SplittingPoint | None, ceiling: float) -> _Node:
+    def _solve(self, lift: Lift, start: Any, ceiling: float) -> _Node:
         """Bound one part of the sphere, which is known to be at most ``ceiling``."""
         self.nodes += 1
-        splitting = Splitting(lift, device=self._device, start=start)
-        uppers = [ceiling]
+        ascent, upper = self._ascent(lift, start), ceiling
         for _ in range(_MAX_ROUNDS):
-            if not self._advance(splitting):
+            if not ascent.advance(self._is_late):
                 break
-            uppers.append(min(uppers[-1], self._bound(lift, splitting)))
-            self._learn(splitting.means[1 : 1 + lift.rank])
-            if self._is_settled(lift, uppers):
+            upper = min(upper, self._bound(ascent))
+            self._learn(ascent.means[1 : 1 + lift.rank])
+            if self._is_settled(lift, ascent, upper):
                 break
-            splitting.balance()
-        self.iterations += splitting.iterations
-        return self._node(lift, uppers[-1], splitting)
+        self.iterations += ascent.iterations
+        return self._node(lift, upper, ascent)
 
-    def _advance(self, splitting: Splitting) -> bool:
-        """One round of iterations; ``False`` if nothing came of it."""
-        before = splitting.iterations
-        try:
-            for _ in range(_ITERATIONS):
-                if self._request.deadline.remaining <= self._bound_seconds:
-                    break
-                splitting.step()
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return False
-        return splitting.iterations > before
+    def _ascent(self, lift: Lift, start: Any) -> AbstractAscent:
+        return LowRankAscent(lift, start=start) if self._is_low_rank else Splitting(lift, device=self._device, start=start)
 
-    def _bound(self, lift: Lift, splitting: Splitting) -> float:
+    def _is_late(self) -> bool:
+        """Whether the time left is needed for the last bound."""
+        return self._request.deadline.remaining <= self._bound_seconds
+
+    def _bound(self, ascent: AbstractAscent) -> float:
         begin = time.perf_counter()
-        upper = safe_upper(lift, splitting.multipliers)
+        upper = ascent.upper()
         self._bound_seconds = time.perf_counter() - begin
         return upper
 
-    def _is_settled(self, lift: Lift, uppers: list[float]) -> bool:
+    def _is_settled(self, lift: Lift, ascent: AbstractAscent, upper: float) -> bool:
         """Whether more iterations are of no use."""
-        if uppers[-1] <= self._goal or self._is_refuted():
+        if upper <= self._goal or self._is_refuted():
             return True
         splittable = (lift.signs == 0).any() and (self._max_nodes is None or self.nodes < self._max_nodes)
-        window, patience = (2, _BRANCH_PATIENCE) if splittable else (5, _FINAL_PATIENCE)
-        if len(uppers) <= window + 1:
-            return False
-        pace = (uppers[-1 - window] - uppers[-1]) / window
-        return uppers[-1] - self._goal > patience * pace
+        return ascent.is_settled(upper, self._goal, is_final=not splittable)
 
-    def _node(self, lift: Lift, upper: float, splitting: Splitting) -> _Node:
+    def _node(self, lift: Lift, upper: float, ascent: AbstractAscent) -> _Node:
         """What is kept of a solved part."""
-        means = splitting.means
+        means = ascent.means
         scores = np.abs(lift.weights) * np.minimum(means[lift.active], means[lift.inactive])
         scores = np.where(lift.signs == 0, scores, -1.0)
         sample = int(np.argmax(scores)) if (lift.signs == 0).any() else -1
-        start = splitting.point
+        start = ascent.point
         if self._root_start is None:
             self._root_start = start
         elif len(self._open) * 16 * lift.length**2 > _MEMORY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper
 from torch_strongdual.certification.oracles._doubly_nonnegative.sets import ProductCone, SemidefiniteFace
 
 __all__ = ["Splitting", "SplittingPoint"]
 
 FloatArray = NDArray[np.float64]
 
+_ITERATIONS = 20  # in a round
+_PATIENCE = 6.0  # rounds it gets to reach the goal at its present speed, before the part is split
+_FINAL_PATIENCE = 300.0  # the same, where splitting is not possible
 _RELAXATION = 1.6  # of the alternating projections; 1 is plain, below 2 converges
 
 
@@ -34,7 +40,7 @@ class SplittingPoint:
     penalty: float
 
 
-class Splitting:
+class Splitting(AbstractAscent):
     r"""Alternating direction method of multipliers for :math:`\max \langle C, Y \rangle` over the moments :math:`Y = E[e e']`.
 
     Y is to lie in two sets, each of them easy to project on: a :class:`SemidefiniteFace` and a :class:`ProductCone`. What the
@@ -54,12 +60,38 @@ class Splitting:
         self._penalty = start.penalty
         self._moments, self._offsets = start.moments, start.prices / start.penalty
         self._before, self._face_moments = start.moments, start.moments
+        self._lift, self._uppers = lift, list[float]()
         self.iterations = 0
 
     @property
     def point(self) -> SplittingPoint:
         """Where it stands."""
         return SplittingPoint(moments=self._moments, prices=self._penalty * self._offsets, penalty=self._penalty)
+
+    def advance(self, is_over: Callable[[], bool]) -> bool:
+        """See :meth:`AbstractAscent.advance`."""
+        if self.iterations:
+            self.balance()
+        before = self.iterations
+        try:
+            while self.iterations < before + _ITERATIONS and not is_over():
+                self.step()
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return False
+        return self.iterations > before
+
+    def upper(self) -> float:
+        """See :meth:`AbstractAscent.upper`."""
+        return safe_upper(self._lift, self.multipliers)
+
+    def is_settled(self, upper: float, goal: float, *, is_final: bool) -> bool:
+        """See :meth:`AbstractAscent.is_settled`: by the speed of the last rounds."""
+        self._uppers.append(upper)
+        window, patience = (5, _FINAL_PATIENCE) if is_final else (2, _PATIENCE)
+        if len(self._uppers) <= window:
+            return False
+        pace = (self._uppers[-1 - window] - upper) / window
+        return upper - goal > patience * pace
 
     @property
     def multipliers(self) -> FloatArray:

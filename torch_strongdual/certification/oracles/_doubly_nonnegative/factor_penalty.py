@@ -1,0 +1,144 @@
+"""Augmented Lagrangian of the constraints on products, for moments that are a low-rank factor times its transpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
+
+__all__ = ["FactorPenalty", "FactorValue"]
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+
+_SMALLEST_CUT = 0.01  # a product violated by less than this share of the largest violation is not added
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FactorValue:
+    """The penalty at a factor.
+
+    Args:
+        value: Of the penalty.
+        products: Its gradient in the rows of p, shape (2 n, k).
+        linear: Its gradient in those of u, through the cones alone, shape (r, k).
+        size: Its gradient in the size.
+        multipliers: What the multipliers are to become next.
+    """
+
+    value: float
+    products: FloatArray
+    linear: FloatArray
+    size: float
+    multipliers: ProductMultipliers
+
+
+class FactorPenalty:
+    r"""Penalty for moments :math:`Y = F F'`, F with rows :math:`t e_1` for 1, V for u, and p for (z, s).
+
+    The rows of p are :math:`\tfrac12 (w_i \pm x_i'V)` where a sign is open, and what the sign says where it is decided: W is
+    free, and what a lift expands to is kept without constraints. For a constraint :math:`c(Y) \ge 0` of multiplier m the
+    penalty is :math:`((m - \sigma c)_+^2 - m^2) / (2 \sigma)`, for the cones the square of a projection likewise.
+
+    Args:
+        lift: Which signs are open.
+        multipliers: m.
+        weight: :math:`\sigma`.
+
+    References:
+        Burer, Monteiro, "A nonlinear programming algorithm for solving semidefinite programs via low-rank factorization",
+        Math. Prog. 95, 2003.
+    """
+
+    def __init__(self, lift: Lift, multipliers: ProductMultipliers, weight: float) -> None:
+        from scipy.sparse import coo_array
+
+        self._lift, self.multipliers, self.weight = lift, multipliers, weight
+        signs = lift.signs[:, None]
+        half = 0.5 * (signs == 0)
+        self._of_opened = half
+        self._of_rows = half + (signs > 0), half + (signs < 0)
+        number, length = len(multipliers.first), 2 * lift.num_rows
+        ends = np.concatenate([multipliers.first, multipliers.second]), np.concatenate([multipliers.second, multipliers.first])
+        pattern = coo_array((np.tile(np.arange(number, dtype=np.float64), 2), ends), shape=(length, length)).tocsr()
+        self._pattern, self._order = pattern, pattern.data.astype(np.intp)
+
+    def factor(self, linear: FloatArray, opened: FloatArray) -> FloatArray:
+        """Rows of p, shape (2 n, k), from V (r, k) and W (n, k)."""
+        middle, tilt = self._of_opened * opened, self._lift.rows @ linear
+        result = np.empty((2 * len(opened), opened.shape[1]))
+        np.add(middle, self._of_rows[0] * tilt, out=result[: len(opened)])
+        np.subtract(middle, self._of_rows[1] * tilt, out=result[len(opened) :])
+        return result
+
+    def pulled_back(self, products: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradients in V and W from one in the rows of p."""
+        active, inactive = products[: self._lift.num_rows], products[self._lift.num_rows :]
+        tilt = self._of_rows[0] * active - self._of_rows[1] * inactive
+        return self._lift.rows.T @ tilt, self._of_opened * (active + inactive)
+
+    def evaluate(self, size: float, linear: FloatArray, products: FloatArray) -> FactorValue:
+        """The penalty and its gradient at t, V and the rows of p."""
+        known, weight = self.multipliers, self.weight
+        number = self._lift.num_rows
+        active, inactive = products[:number], products[number:]
+        overlaps = np.einsum("ij,ij->i", products[known.first], products[known.second])
+        pressed = np.maximum(known.products - weight * overlaps, 0.0)
+        self._pattern.data = pressed[self._order]
+        gradient: FloatArray = self._pattern @ products
+        crossed = known.crossed - weight * np.einsum("ij,ij->i", active, inactive)
+        gradient[:number] += crossed[:, None] * inactive
+        gradient[number:] += crossed[:, None] * active
+        base = np.zeros((1 + len(linear), linear.shape[1]))
+        base[0, 0], base[1:] = size, linear
+        cones = _projected(known.cones - weight * (products @ base.T))
+        gradient += cones @ base
+        np.negative(gradient, out=gradient)
+        of_base = -(cones.T @ products)
+        value = float(pressed @ pressed + crossed @ crossed + np.vdot(cones, cones)) / (2.0 * weight)
+        later = ProductMultipliers(first=known.first, second=known.second, products=pressed, crossed=crossed, cones=cones)
+        return FactorValue(value=value, products=gradient, linear=of_base[1:], size=float(of_base[0, 0]), multipliers=later)
+
+    def updated(self, value: FactorValue, products: FloatArray, *, weight: float, max_cuts: int) -> FactorPenalty:
+        """The next penalty: new multipliers and weight, products without a multiplier left out, the most violated put in."""
+        known = value.multipliers
+        used = known.products > 0.0
+        first, second, kept = known.first[used], known.second[used], known.products[used]
+        added = _violated(products, first, second, max_cuts)
+        multipliers = ProductMultipliers(
+            first=np.concatenate([first, added[0]]),
+            second=np.concatenate([second, added[1]]),
+            products=np.concatenate([kept, np.zeros(len(added[0]))]),
+            crossed=known.crossed,
+            cones=known.cones,
+        )
+        return FactorPenalty(self._lift, multipliers, weight)
+
+
+def _violated(products: FloatArray, first: IndexArray, second: IndexArray, max_cuts: int) -> tuple[IndexArray, IndexArray]:
+    """The most negative products of entries of p that are not known yet, nor those of partners."""
+    overlaps = products @ products.T
+    samples = np.arange(len(products) // 2)
+    overlaps[samples, len(samples) + samples] = 0.0
+    overlaps[first, second] = 0.0
+    overlaps = np.triu(overlaps, 1)
+    rows, columns = np.nonzero(overlaps < min(_SMALLEST_CUT * float(overlaps.min()), 0.0))
+    values = overlaps[rows, columns]
+    if len(values) > max_cuts:
+        chosen = np.argpartition(values, max_cuts)[:max_cuts]
+        rows, columns = rows[chosen], columns[chosen]
+    return rows, columns
+
+
+def _projected(targets: FloatArray) -> FloatArray:
+    """Rows (height, vector) projected on ``||vector|| <= height``, in place."""
+    heights, vectors = targets[:, 0], targets[:, 1:]
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    raised = np.where(norms <= heights, heights, np.maximum(0.5 * (heights + norms), 0.0))
+    vectors *= np.minimum(raised / np.maximum(norms, 1e-300), 1.0)[:, None]
+    targets[:, 0] = raised
+    return targets
