@@ -22,11 +22,12 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
     form = duals[middle >= reach] @ rows[middle >= reach]
     mean, cov, weights = np.zeros((1, r)), np.zeros((1, r, r)), np.zeros((1, r))
     inherit_law(0, 0, 1.0, int(np.argmin(width)), mean, cov, weights)
+    undecided = undecided[np.argsort(duals[undecided] <= 0.0, kind="stable")]
     return float(
         quadratic_excess(
-            rows, duals[undecided], undecided, middle[undecided], reach[undecided], 0, len(undecided), float(form @ centre),
-            form, centre, width, bound, 0.0, int(np.argmin(width)), mean[0], cov[0], weights[0], np.zeros(r), np.zeros((r, r)),
-            np.zeros((r, len(rows))), np.zeros((6, len(rows))), np.zeros((7, max(r, 6), max(r, 6))),
+            np.ascontiguousarray(rows[undecided].T), duals[undecided], middle[undecided], reach[undecided],
+            float(form @ centre), form, centre, width, bound, 0.0, int(np.argmin(width)), mean[0], cov[0], weights[0],
+            np.zeros(r), np.zeros((r, r)), np.zeros((5, len(rows))), np.zeros((6, r - 1, r - 1)), np.zeros((6, r - 1)),
         )
     )  # fmt: skip
 

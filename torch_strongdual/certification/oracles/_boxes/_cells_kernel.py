@@ -19,6 +19,7 @@ __all__ = [
     "LEVEL",
     "OUT_OF_CELLS",
     "STALLED",
+    "gather",
     "largest_over_box",
     "place",
     "settle",
@@ -73,9 +74,9 @@ def largest_over_box(const, slope, centre, width, bound, enough, work):  # type:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def place(level, side, face, rows, split, first, offset, count, centre, width):  # type: ignore[no-untyped-def]
+def place(level, side, face, split, first, offset, count, centre, width):  # type: ignore[no-untyped-def]
     """Set centre and widths of the cell to be examined at ``level``; return the coordinate split and the signed step."""
-    r = rows.shape[1]
+    r = centre.shape[1]
     if level == 0:
         axis = face // 2
         for k in range(r):
@@ -98,29 +99,57 @@ def place(level, side, face, rows, split, first, offset, count, centre, width): 
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def settle(level, k, step, rows, index, middle, reach, offset, count):  # type: ignore[no-untyped-def]
-    """Move the parent's undecided rows into the cell: values at the centre and half ranges, before any is decided.
+def settle(level, k, step, columns, index, middle, reach, offset, count, over):  # type: ignore[no-untyped-def]
+    """Move the parent's undecided rows into the cell: values at the centre and half ranges; drop those decided in it.
 
-    Returns the number of candidates, written behind ``offset[level]``.
+    Sets ``count[level]``, the number of rows that stay undecided, written behind ``offset[level]`` in their old order, and
+    returns how many rows became positive: their numbers are in ``over``.
     """
-    n, r = rows.shape
+    r, n = columns.shape
     base = offset[level]
+    column = columns[k]
+    half = abs(step)
     if level == 0:
+        start = base
+        size = n
         for i in range(n):
             index[i] = i
-            middle[i] = step * rows[i, k]
-            total = 0.0
-            for j in range(r):
-                if j != k:
-                    total += abs(rows[i, j])
-            reach[i] = total
-        return n
-    start = offset[level - 1]
-    size = count[level - 1]
-    half = abs(step)
+            middle[i] = step * column[i]
+            reach[i] = 0.0
+        for j in range(r):
+            if j != k:
+                for i in range(n):
+                    reach[i] += abs(columns[j, i])
+        step = 0.0
+        half = 0.0
+    else:
+        start = offset[level - 1]
+        size = count[level - 1]
+    kept = 0
+    ahead = 0
     for j in range(size):
+        # Every row is written, but the next one takes its place if it is decided: there is nothing to mispredict.
         i = index[start + j]
-        index[base + j] = i
-        middle[base + j] = middle[start + j] + step * rows[i, k]
-        reach[base + j] = reach[start + j] - half * abs(rows[i, k])
-    return size
+        x = column[i]
+        t = middle[start + j] + step * x
+        rho = reach[start + j] - half * abs(x)
+        index[base + kept] = i
+        middle[base + kept] = t
+        reach[base + kept] = rho
+        over[ahead] = i
+        is_over = t >= rho
+        ahead += 1 if is_over else 0
+        kept += 1 if (not is_over) & (t > -rho) else 0
+    count[level] = kept
+    return ahead
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def gather(columns, index, skip, out):  # type: ignore[no-untyped-def]
+    """The columns of the rows ``index``, but for coordinate ``skip``."""
+    for k in range(columns.shape[0]):
+        if k != skip:
+            column = columns[k]
+            target = out[k]
+            for s in range(index.shape[0]):
+                target[s] = column[index[s]]

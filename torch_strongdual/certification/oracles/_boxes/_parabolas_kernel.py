@@ -13,11 +13,11 @@ _THIN = 1e-3  # ranges that reach across zero by less than this share are bounde
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def answer_positive(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
+def answer_positive(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
     r"""Best parabolas ``c0 + c1 x + c2 x^2 >= (t + x)_+`` on ``|x| <= rho`` for a law of x; lam > 0.
 
     Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law
-    and the magnitude; ``steep`` keeps the largest slope ``c2 rho`` of each row.
+    and the magnitude; ``steep`` keeps the largest slope ``c2 rho`` of each row. ``half_inverse`` is 1 / (2 rho).
     """
     total = 0.0
     value = 0.0
@@ -42,15 +42,13 @@ def answer_positive(middle, reach, lams, means, variances, steep, constants):  #
         near = a > -right
         root = -h if near else a
         above = right - root
-        c2 = right / (above * above)
-        if near:
-            c2 = 0.25 / h
+        c2 = (0.25 if near else right) / (h if near else above * above)
         distance = flipped - root
         c0 = c2 * distance * distance
         c1 = 2.0 * c2 * distance
         if right <= thin:
             c2 = 0.0
-            c1 = right / (2.0 * rho)
+            c1 = right * half_inverse[s]
             c0 = c1 * rho
         if t > 0.0:
             # x -> -x, and add s = t + x
@@ -68,7 +66,7 @@ def answer_positive(middle, reach, lams, means, variances, steep, constants):  #
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def answer_negative(middle, reach, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
+def answer_negative(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
     r"""Best parabolas below ``(t + x)_+``, for lam < 0; otherwise as :func:`answer_positive`.
 
     ``a s + b s^2 <= (s)_+`` on [left, right] if ``b <= a / |left|`` and ``b <= (1 - a) / right``: the best of three corners.
@@ -83,7 +81,7 @@ def answer_negative(middle, reach, lams, means, variances, steep, constants):  #
         x = means[s]
         m = t + x
         square = m * m + variances[s]
-        half = 0.5 / rho
+        half = half_inverse[s]
         a = (rho - t) * half
         b = half
         if m * (t + rho) > square:

@@ -61,25 +61,26 @@ def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: igno
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def quadratic_excess(  # type: ignore[no-untyped-def]
-    rows, lams, index, middle, reach, start, size, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
-    gradient, hessian, columns, vectors, small,
+    columns, lams, middle, reach, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
+    gradient, hessian, vectors, small, lines,
 ):  # fmt: skip
     """Bound ``max w(p) - bound * ||p||`` over the box from above, rounding included; ``slack`` is that of the linear bound.
 
-    Args of note: ``lams`` are the duals of the undecided rows, in the order of ``index[start:]``;
-    ``const + linear'(p - centre)`` are the decided rows; ``face_axis`` has no width. ``mean``, ``cov`` and ``weights`` (of one
-    level) are the state of the game, in units of the box, updated. ``gradient`` and ``hessian`` (lower triangle) hold a
-    quadratic in the same units that is added; on return they hold the whole. Positive infinity means that the box is beyond
+    Args of note: ``columns`` (rank, at least N), ``lams``, ``middle`` and ``reach`` (N,) are the undecided rows, those with a
+    positive dual first; ``const + linear'(p - centre)`` are the decided rows; ``face_axis`` has no width. ``mean``, ``cov`` and
+    ``weights`` (of one level) are the state of the game, in units of the box, updated. ``gradient`` and ``hessian`` (lower
+    triangle) hold a quadratic in the same units that is added; on return they hold the whole, of the Hessian at least its
+    diagonal. Positive infinity means that the box is beyond
     proof.
     """
     r = centre.shape[0]
     q = r - 1
+    size = lams.shape[0]
     # Scratch, all in the coordinates that have a width.
     factor, inverse, hess, fixed_hess, new_hess, spread = small[0], small[1], small[2], small[3], small[4], small[5]
-    grad, fixed_grad, new_grad, aim, point, load = small[6, 0], small[6, 1], small[6, 2], small[6, 3], small[6, 4], small[6, 5]
-    lam_of, mid, half, means, variances, steep = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4], vectors[5]
-    factor, inverse, hess = factor[:q, :q], inverse[:q, :q], hess[:q, :q]
-    grad, point, load = grad[:q], point[:q], load[:q]
+    grad, fixed_grad, new_grad, aim, point, load = lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]
+    means, variances, steep, half_inverse = vectors[0, :size], vectors[1, :size], vectors[2, :size], vectors[3, :size]
+    weighted = vectors[4, :size]
     norm = 0.0
     radius = 0.0
     for k in range(r):
@@ -112,24 +113,11 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
         for b in range(q):
             j = b if b < face_axis else b + 1
             spread[a, b] = cov[k, j]
-    # Positive rows first; rows are turned into columns, so that all sums run along memory.
     front = 0
-    back = size
     for s in range(size):
-        i = index[start + s]
-        if lams[s] > 0.0:
-            at = front
-            front += 1
-        else:
-            back -= 1
-            at = back
-        lam_of[at] = lams[s]
-        mid[at] = middle[start + s]
-        half[at] = reach[start + s]
-        steep[at] = 0.0
-        for a in range(q):
-            k = a if a < face_axis else a + 1
-            columns[a, at] = rows[i, k] * width[k]
+        front += 1 if lams[s] > 0.0 else 0
+        steep[s] = 0.0
+        half_inverse[s] = 0.5 / reach[s]
     constants = np.zeros(3)
     const_rows = 0.0
     best = np.inf
@@ -143,24 +131,32 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
             means[s] = 0.0
             variances[s] = 0.0
         for a in range(q):
-            ahead = aim[a]
+            k = a if a < face_axis else a + 1
+            column = columns[k]
+            ahead = aim[a] * width[k]
             for s in range(size):
-                means[s] += columns[a, s] * ahead
+                means[s] += column[s] * ahead
+                weighted[s] = 0.0
             for b in range(a):
-                twice = 2.0 * spread[a, b]
+                j = b if b < face_axis else b + 1
+                other = columns[j]
+                twice = 2.0 * spread[a, b] * width[k] * width[j]
                 for s in range(size):
-                    variances[s] += twice * columns[a, s] * columns[b, s]
-            once = spread[a, a]
+                    weighted[s] += twice * other[s]
+            once = spread[a, a] * width[k] * width[k]
             for s in range(size):
-                variances[s] += once * columns[a, s] * columns[a, s]
+                variances[s] += (weighted[s] + once * column[s]) * column[s]
         for s in range(size):
             variances[s] = max(variances[s], 0.0)
         constants[0] = 0.0
         constants[1] = 0.0
         constants[2] = 0.0
-        answer_positive(mid[:front], half[:front], lam_of[:front], means[:front], variances[:front], steep[:front], constants)
+        answer_positive(
+            middle[:front], reach[:front], half_inverse[:front], lams[:front], means[:front], variances[:front], steep[:front],
+            constants,
+        )  # fmt: skip
         answer_negative(
-            mid[front:size], half[front:size], lam_of[front:size], means[front:size], variances[front:size], steep[front:size],
+            middle[front:], reach[front:], half_inverse[front:], lams[front:], means[front:], variances[front:], steep[front:],
             constants,
         )  # fmt: skip
         worst = base + constants[1]
@@ -169,16 +165,27 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
             for b in range(a):
                 worst += fixed_hess[a, b] * (spread[a, b] + aim[a] * aim[b])
             worst += 0.5 * fixed_hess[a, a] * (spread[a, a] + aim[a] * aim[a])
+        floor = max(floor, worst)
+        beyond = floor > 0.0 or (move > 0 and floor + _DOUBT * (best - floor) > 0.0)
         for a in range(q):
+            k = a if a < face_axis else a + 1
+            column = columns[k]
             total = 0.0
+            curve = 0.0
             for s in range(size):
-                total += means[s] * columns[a, s]
-            new_grad[a] = total
-            for b in range(a + 1):
-                total = 0.0
-                for s in range(size):
-                    total += variances[s] * columns[a, s] * columns[b, s]
-                new_hess[a, b] = total
+                total += means[s] * column[s]
+                weighted[s] = variances[s] * column[s]
+                curve += weighted[s] * column[s]
+            new_grad[a] = total * width[k]
+            new_hess[a, a] = curve * width[k] * width[k]
+            if not beyond:
+                for b in range(a):
+                    j = b if b < face_axis else b + 1
+                    other = columns[j]
+                    total = 0.0
+                    for s in range(size):
+                        total += weighted[s] * other[s]
+                    new_hess[a, b] = total * width[k] * width[j]
         share = 1.0 if move == 0 else 0.5
         const_rows += share * (constants[0] - const_rows)
         largest = max(largest, magnitude + constants[2])
@@ -190,8 +197,7 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
                     entry = hess[a, b] + share * (entry - hess[a, b])
                 hess[a, b] = entry
                 hess[b, a] = entry
-        floor = max(floor, worst)
-        if floor > 0.0 or (move > 0 and floor + _DOUBT * (best - floor) > 0.0):
+        if beyond:
             best = np.inf
             break
         rounding = slack + 1.2e-16 * (8.0 * size + 40.0 * r + 160.0) * largest

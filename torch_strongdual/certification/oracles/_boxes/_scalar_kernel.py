@@ -22,6 +22,7 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     LEVEL,
     OUT_OF_CELLS,
     STALLED,
+    gather,
     largest_over_box,
     place,
     settle,
@@ -32,23 +33,52 @@ __all__ = ["advance_scalar"]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _linear_majorant(columns, rows, lams, middle, reach, decided, slopes, total):  # type: ignore[no-untyped-def]
+    """Chords above the undecided rows with a positive dual, lines below the others.
+
+    ``total`` receives the slope of the majorant together with that of the ``decided`` rows; the constant is returned.
+    """
+    const = 0.0
+    for s in range(rows.shape[0]):
+        t = middle[s]
+        rho = reach[s]
+        lam = lams[s]
+        if lam > 0.0:
+            slope = (t + rho) / (2.0 * rho)
+            const += lam * slope * rho
+        else:
+            slope = min(max(0.5 + t / (1.2 * rho), 0.0), 1.0)
+            const += lam * slope * t
+        slopes[s] = slope * lam
+    for k in range(columns.shape[0]):
+        value = decided[k]
+        for s in range(rows.shape[0]):
+            value += slopes[s] * columns[k, rows[s]]
+        total[k] = value
+    return const
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def advance_scalar(  # type: ignore[no-untyped-def]
-    rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
+    columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
     centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
 ):  # fmt: skip
-    """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``."""
-    r = rows.shape[1]
+    """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``.
+
+    ``columns`` are the rows transposed, (r, n); rows with a positive dual come first.
+    """
+    r, n = columns.shape
     depth = split.shape[0] - 1
-    slope = np.zeros(r)
     total = np.zeros(r)
     work = np.zeros(r)
-    spread = np.zeros(r)
     gradient = np.zeros(r)
     hessian = np.zeros((r, r))
-    columns = np.zeros((r, rows.shape[0]))
-    vectors = np.zeros((6, rows.shape[0]))
-    small = np.zeros((7, max(r, 6), max(r, 6)))
-    lams = np.zeros(rows.shape[0])
+    near = np.zeros((r, n))
+    vectors = np.zeros((5, n))
+    small = np.zeros((6, r - 1, r - 1))
+    lines = np.zeros((6, r - 1))
+    lams = np.zeros(n)
+    over = np.zeros(n, dtype=np.int32)
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -66,72 +96,53 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                 witness[k] = centre[level, k]
             return STALLED
         side = stage[level] if level >= 0 else 0
-        axis, step = place(new, side, counters[FACE], rows, split, first, offset, count, centre, width)
-        need = rows.shape[0] if new == 0 else count[level]
+        axis, step = place(new, side, counters[FACE], split, first, offset, count, centre, width)
+        need = n if new == 0 else count[level]
         if offset[new] + need > index.shape[0]:
             return ARENA_FULL
-        size = settle(new, axis, step, rows, index, middle, reach, offset, count)
+        ahead = settle(new, axis, step, columns, index, middle, reach, offset, count, over)
         used += 1
         counters[CELLS] += 1
-        # Linear majorant of the undecided rows, exact sum of the decided ones.
-        for k in range(r):
-            form[new, k, 0] = form[level, k, 0] if level >= 0 else linear[k, 0]
-            slope[k] = 0.0
         base = offset[new]
-        kept = 0
-        const = 0.0
-        value = 0.0
-        for j in range(size):
-            i = index[base + j]
-            t = middle[base + j]
-            rho = reach[base + j]
-            lam = duals[i, 0]
-            if t >= rho:
-                for k in range(r):
-                    form[new, k, 0] += lam * rows[i, k]
-            elif t > -rho:
-                index[base + kept] = i
-                middle[base + kept] = t
-                reach[base + kept] = rho
-                kept += 1
-                value += lam * max(t, 0.0)
-                if lam > 0.0:
-                    a = (t + rho) / (2.0 * rho)
-                    const += lam * a * rho
-                else:
-                    a = min(max(0.5 + t / (1.2 * rho), 0.0), 1.0)
-                    const += lam * a * t
-                a *= lam
-                for k in range(r):
-                    slope[k] += a * rows[i, k]
-        count[new] = kept
+        kept = count[new]
+        rows = index[base : base + kept]
+        mid = middle[base : base + kept]
+        half = reach[base : base + kept]
         norm = 0.0
-        linear_part = 0.0
+        value = 0.0
         for k in range(r):
+            decided = 0.0
+            for j in range(ahead):
+                decided += duals[over[j]] * columns[k, over[j]]
+            form[new, k, 0] = decided + (form[level, k, 0] if level >= 0 else linear[k, 0])
+            value += form[new, k, 0] * centre[new, k]
             norm += centre[new, k] * centre[new, k]
-            linear_part += form[new, k, 0] * centre[new, k]
-            total[k] = slope[k] + form[new, k, 0]
-        if value + linear_part > bound * np.sqrt(norm):
+        norm = np.sqrt(norm)
+        linear_part = value
+        for s in range(kept):
+            lams[s] = duals[rows[s]]
+        for s in range(kept):
+            value += lams[s] * max(mid[s], 0.0)
+        if value > bound * norm:
             for k in range(r):
                 witness[k] = centre[new, k]
             return COUNTEREXAMPLE
-        excess = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work)
-        proven = excess <= -slack
         inherit_law(new, axis, step, counters[FACE] // 2, mean, cov, weights)
-        curved = not proven and r >= CURVED_RANK and kept > 0
+        curved = r >= CURVED_RANK and kept > 0
         if curved:
             for k in range(r):
-                slope[k] = form[new, k, 0]
                 gradient[k] = 0.0
                 for j in range(r):
                     hessian[k, j] = 0.0
-            for j in range(kept):
-                lams[j] = duals[index[base + j], 0]
+            gather(columns, rows, counters[FACE] // 2, near)
             excess = quadratic_excess(
-                rows, lams, index, middle, reach, base, kept, linear_part, slope, centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, columns, vectors, small,
+                near, lams[:kept], mid, half, linear_part, form[new, :, 0], centre[new], width[new], bound, slack,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines,
             )  # fmt: skip
             proven = excess <= 0.0
+        else:
+            const = _linear_majorant(columns, rows, lams, mid, half, form[new, :, 0], vectors[0], total)
+            proven = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work) <= -slack
         if proven:
             volume[0] += 0.5**new
             if level < 0:
@@ -141,7 +152,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             continue
         best = -1.0
         if curved:
-            bend = 2.0 * bound / np.sqrt(norm)
+            bend = 2.0 * bound / norm
             for k in range(r):
                 work[k] = centre[new, k] + width[new, k] * mean[new, k]
                 gain = max(hessian[k, k], 0.0) + bend * width[new, k] * width[new, k] + 0.5 * abs(gradient[k])
@@ -150,14 +161,10 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                     split[new] = k
         else:
             for k in range(r):
-                spread[k] = 0.0
-            for j in range(kept):
-                i = index[base + j]
-                lam = abs(duals[i, 0])
-                for k in range(r):
-                    spread[k] += lam * abs(rows[i, k])
-            for k in range(r):
-                gain = width[new, k] * (spread[k] + 0.5 * abs(total[k] - bound * centre[new, k] / np.sqrt(norm)))
+                spread = 0.5 * abs(total[k] - bound * centre[new, k] / norm)
+                for s in range(kept):
+                    spread += abs(lams[s] * columns[k, rows[s]])
+                gain = width[new, k] * spread
                 if width[new, k] > 0.0 and gain > best:
                     best = gain
                     split[new] = k

@@ -22,6 +22,7 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     LEVEL,
     OUT_OF_CELLS,
     STALLED,
+    gather,
     largest_over_box,
     place,
     settle,
@@ -56,8 +57,37 @@ def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_index):  # type: ignore[no-untyped-def]
+    """Reorder the undecided rows: those whose duals have a positive product with ``direction`` first; fill in ``lams``."""
+    front = 0
+    back = 0
+    for s in range(rows.shape[0]):
+        i = rows[s]
+        along = 0.0
+        for m in range(direction.shape[0]):
+            along += duals[i, m] * direction[m]
+        if along > 0.0:
+            rows[front] = i
+            middle[front] = middle[s]
+            reach[front] = reach[s]
+            lams[front] = along
+            front += 1
+        else:
+            spare_index[back] = i
+            spare[0, back] = middle[s]
+            spare[1, back] = reach[s]
+            spare[2, back] = along
+            back += 1
+    for s in range(back):
+        rows[front + s] = spare_index[s]
+        middle[front + s] = spare[0, s]
+        reach[front + s] = spare[1, s]
+        lams[front + s] = spare[2, s]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def advance_vector(  # type: ignore[no-untyped-def]
-    rows, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
+    columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
     centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
@@ -66,7 +96,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
     the cell, N = bound * ||p||, then ``q^2 <= (N + s)(N - s)``, that is ||w|| <= N. It is enough that M bounds N + s where
     ||w|| > N would hold: there ``s^2 > N^2 - q^2``.
     """
-    n, r = rows.shape
+    r, n = columns.shape
     c = duals.shape[1]
     depth = split.shape[0] - 1
     use_gram = c >= 4
@@ -80,14 +110,18 @@ def advance_vector(  # type: ignore[no-untyped-def]
     rest_slope = np.zeros((r, c))
     parts = np.zeros(c)
     gram = np.zeros((c, c))
-    side_dual = np.zeros(c)
     plain = np.zeros(r)
     gradient = np.zeros(r)
     hessian = np.zeros((r, r))
-    columns = np.zeros((r, n))
-    vectors = np.zeros((6, n))
-    small = np.zeros((7, max(r, 6), max(r, 6)))
+    near = np.zeros((r, n))
+    vectors = np.zeros((5, n))
+    over = np.zeros(n, dtype=np.int32)
+    small = np.zeros((6, r - 1, r - 1))
+    lines = np.zeros((6, r - 1))
     lams = np.zeros(n)
+    sides = np.zeros((c, n))
+    spare = np.zeros((3, n))
+    spare_index = np.zeros(n, dtype=np.int32)
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -105,38 +139,31 @@ def advance_vector(  # type: ignore[no-untyped-def]
                 witness[k] = centre[level, k]
             return STALLED
         side = stage[level] if level >= 0 else 0
-        axis, step = place(new, side, counters[FACE], rows, split, first, offset, count, centre, width)
+        axis, step = place(new, side, counters[FACE], split, first, offset, count, centre, width)
         need = n if new == 0 else count[level]
         if offset[new] + need > index.shape[0]:
             return ARENA_FULL
-        size = settle(new, axis, step, rows, index, middle, reach, offset, count)
+        ahead_rows = settle(new, axis, step, columns, index, middle, reach, offset, count, over)
         used += 1
         counters[CELLS] += 1
-        for k in range(r):
-            for m in range(c):
-                form[new, k, m] = form[level, k, m] if level >= 0 else linear[k, m]
         base = offset[new]
-        kept = 0
+        kept = count[new]
+        rows = index[base : base + kept]
+        mid = middle[base : base + kept]
+        half = reach[base : base + kept]
         for m in range(c):
             image[m] = 0.0
-        for j in range(size):
-            i = index[base + j]
-            t = middle[base + j]
-            rho = reach[base + j]
-            if t >= rho:
-                for k in range(r):
-                    x = rows[i, k]
-                    for m in range(c):
-                        form[new, k, m] += x * duals[i, m]
-            elif t > -rho:
-                index[base + kept] = i
-                middle[base + kept] = t
-                reach[base + kept] = rho
-                kept += 1
-                if t > 0.0:
-                    for m in range(c):
-                        image[m] += t * duals[i, m]
-        count[new] = kept
+            for k in range(r):
+                form[new, k, m] = form[level, k, m] if level >= 0 else linear[k, m]
+        for j in range(ahead_rows):
+            for k in range(r):
+                x = columns[k, over[j]]
+                for m in range(c):
+                    form[new, k, m] += x * duals[over[j], m]
+        for s in range(kept):
+            if mid[s] > 0.0:
+                for m in range(c):
+                    image[m] += mid[s] * duals[rows[s], m]
         norm = 0.0
         for k in range(r):
             norm += centre[new, k] * centre[new, k]
@@ -153,14 +180,12 @@ def advance_vector(  # type: ignore[no-untyped-def]
             return COUNTEREXAMPLE
         for m in range(c):
             ahead[m] = image[m] / length if length > 1e-300 else (1.0 if m == 0 else 0.0)
+        _part_by_sign(duals, ahead, rows, mid, half, lams, spare, spare_index)
+        gather(columns, rows, -1, near)
         # s and the rest, decided rows first; constants are values at the centre.
         top_const = 0.0
         for m in range(c):
             rest[m] = 0.0
-            parts[m] = 0.0
-            if use_gram:
-                for k in range(c):
-                    gram[m, k] = 0.0
         for k in range(r):
             along = 0.0
             for m in range(c):
@@ -174,49 +199,73 @@ def advance_vector(  # type: ignore[no-untyped-def]
             top_const += along * centre[new, k]
         low_const = top_const
         plain_const = top_const
-        weight = 0.0
-        for j in range(kept):
-            i = index[base + j]
-            t = middle[base + j]
-            rho = reach[base + j]
-            along = 0.0
-            for m in range(c):
-                along += duals[i, m] * ahead[m]
-            lams[j] = along
-            chord = (t + rho) / (2.0 * rho)
-            half_gap = (rho - t) * (rho + t) / (4.0 * rho)
+        up = vectors[0, :kept]
+        down = vectors[1, :kept]
+        chord = vectors[2, :kept]
+        half_gap = vectors[3, :kept]
+        perp = vectors[4, :kept]
+        at_centre = spare[0, :kept]
+        for s in range(kept):
+            t = mid[s]
+            rho = half[s]
+            along = lams[s]
+            slope = (t + rho) / (2.0 * rho)
+            gap = (rho - t) * (rho + t) / (4.0 * rho)
             tangent = min(max(0.5 + t / (1.2 * rho), 0.0), 1.0)
-            at_centre = chord * t + half_gap
-            if along > 0.0:
-                up = along * chord
-                down = along * tangent
-                top_const += up * rho
-                low_const += down * t
-            else:
-                up = along * tangent
-                down = along * chord
-                top_const += up * t
-                low_const += down * rho
-            perp = 0.0
+            chord[s] = slope
+            half_gap[s] = gap
+            at_centre[s] = slope * t + gap
+            up[s] = along * (slope if along > 0.0 else tangent)
+            down[s] = along * (tangent if along > 0.0 else slope)
+            top_const += up[s] * (rho if along > 0.0 else t)
+            low_const += down[s] * (t if along > 0.0 else rho)
+            perp[s] = 0.0
+        for m in range(c):
+            side = sides[m]
+            for s in range(kept):
+                side[s] = duals[rows[s], m] - lams[s] * ahead[m]
+            total = 0.0
+            part = 0.0
+            for s in range(kept):
+                total += side[s] * at_centre[s]
+                part += abs(side[s]) * half_gap[s]
+                perp[s] += side[s] * side[s]
+            rest[m] += total
+            parts[m] = part
+        weight = 0.0
+        for s in range(kept):
+            length = np.sqrt(perp[s])
+            weight += length * half_gap[s]
+            half_gap[s] = half_gap[s] / length if length > 0.0 else 0.0
+        scaled = spare[0, :kept]
+        if use_gram:
             for m in range(c):
-                side_dual[m] = duals[i, m] - along * ahead[m]
-                perp += side_dual[m] * side_dual[m]
-                rest[m] += side_dual[m] * at_centre
-                parts[m] += abs(side_dual[m]) * half_gap
-            perp = np.sqrt(perp)
-            weight += perp * half_gap
-            if use_gram and perp > 0.0:
-                for m in range(c):
-                    scaled = side_dual[m] * half_gap / perp
-                    for k in range(c):
-                        gram[m, k] += scaled * side_dual[k]
-            for k in range(r):
-                x = rows[i, k]
-                top[k] += up * x
-                low[k] += down * x
-                x *= chord
-                for m in range(c):
-                    rest_slope[k, m] += x * side_dual[m]
+                side = sides[m]
+                for s in range(kept):
+                    scaled[s] = half_gap[s] * side[s]
+                for k in range(m + 1):
+                    other = sides[k]
+                    total = 0.0
+                    for s in range(kept):
+                        total += scaled[s] * other[s]
+                    gram[m, k] = total
+                    gram[k, m] = total
+        for k in range(r):
+            column = near[k]
+            upper = 0.0
+            lower = 0.0
+            for s in range(kept):
+                upper += up[s] * column[s]
+                lower += down[s] * column[s]
+                scaled[s] = chord[s] * column[s]
+            top[k] += upper
+            low[k] += lower
+            for m in range(c):
+                side = sides[m]
+                total = 0.0
+                for s in range(kept):
+                    total += scaled[s] * side[s]
+                rest_slope[k, m] += total
         farthest = 0.0
         for m in range(c):
             entry = abs(rest[m])
@@ -266,8 +315,8 @@ def advance_vector(  # type: ignore[no-untyped-def]
                     for m in range(c):
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
             excess = quadratic_excess(
-                rows, lams, index, middle, reach, base, kept, const, plain, centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, columns, vectors, small,
+                near, lams[:kept], mid, half, const, plain, centre[new], width[new], bound, slack,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines,
             )  # fmt: skip
             proven = excess <= 0.0
         if proven:
@@ -277,18 +326,17 @@ def advance_vector(  # type: ignore[no-untyped-def]
             else:
                 stage[level] += 1
             continue
-        for k in range(r):
-            spread[k] = 0.0
-            if curved:
-                work[k] = centre[new, k] + width[new, k] * mean[new, k]
-        for j in range(kept):
-            i = index[base + j]
+        for s in range(kept):
             heavy = 0.0
             for m in range(c):
-                heavy += duals[i, m] * duals[i, m]
-            heavy = np.sqrt(heavy)
-            for k in range(r):
-                spread[k] += heavy * abs(rows[i, k])
+                heavy += duals[rows[s], m] * duals[rows[s], m]
+            lams[s] = np.sqrt(heavy)
+        for k in range(r):
+            spread[k] = 0.0
+            for s in range(kept):
+                spread[k] += lams[s] * abs(near[k, s])
+            if curved:
+                work[k] = centre[new, k] + width[new, k] * mean[new, k]
         best = -1.0
         for k in range(r):
             turn = 0.0

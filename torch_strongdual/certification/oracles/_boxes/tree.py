@@ -62,6 +62,10 @@ class BoxTree:
         capacity = 6 * problem.num_rows + 1024
         self._index = np.zeros(capacity, dtype=np.int32)
         self._middle, self._reach = np.zeros(capacity), np.zeros(capacity)
+        # The kernels take rows transposed; for one output those with a positive dual first.
+        order = np.argsort(problem.duals[:, 0] <= 0.0, kind="stable") if problem.one_sided else np.arange(problem.num_rows)
+        self._columns = np.ascontiguousarray(problem.rows[order].T)
+        self._duals = problem.duals[order, 0] if problem.one_sided else np.ascontiguousarray(problem.duals)
         self._volume, self._witness = np.zeros(1), np.zeros(rank)
         self._mean, self._weights = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
         self._cov = np.zeros((depth + 1, rank, rank))
@@ -111,7 +115,7 @@ class BoxTree:
         while True:
             status = int(
                 advance(
-                    self.problem.rows, self.problem.duals, self.problem.linear, bound, self.slack(bound),
+                    self._columns, self._duals, self.problem.linear, bound, self.slack(bound),
                     max_cells - (self.cells - before), self._counters, self._split, self._first, self._stage, self._count,
                     self._offset, self._centre, self._width, self._form, self._index, self._middle, self._reach,
                     self._volume, self._witness, self._mean, self._cov, self._weights,
