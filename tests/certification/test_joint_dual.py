@@ -42,8 +42,7 @@ def proven(problem: TrainingProblem, candidate: Tensor) -> float:
 
 
 class TestValue:
-    @pytest.mark.parametrize("slope", [0.0, 0.2])
-    @pytest.mark.parametrize("output_bias", [False, True])
+    @pytest.mark.parametrize(("slope", "output_bias"), [(0.0, False), (0.2, True)])
     def test_no_other_point_proves_more(self, slope: float, output_bias: bool) -> None:
         problem = training_problem(1, 8, 3, path_decay=0.4, slope=slope, output_bias=output_bias)
         candidate = joint_dual_point(problem, deadline=Deadline(20.0), rtol=1e-4, max_iterations=500)

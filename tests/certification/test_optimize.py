@@ -114,16 +114,16 @@ def campaign(loss: str, kinds: list[str], number: int, seed: int, *, with_truth:
 
 @pytest.mark.parametrize("loss", ["squared", "logistic", "huber", "absolute"])
 def test_both_ends_meet_at_the_optimum_of_complete_enumeration(loss: str) -> None:
-    campaign(loss, ["relu", "leaky"], 5, seed=11)
+    campaign(loss, ["relu", "leaky"], 3, seed=11)
 
 
 @pytest.mark.parametrize("loss", ["squared", "softmax", "huber", "absolute"])
 def test_both_ends_meet_at_the_optimum_of_linear_and_gated_networks(loss: str) -> None:
-    campaign(loss, ["linear", "gated"], 4, seed=12)
+    campaign(loss, ["linear", "gated"], 2, seed=12)
 
 
 def test_monotone_and_never_crossing_on_many_problems() -> None:
-    assert campaign("squared", ["relu", "leaky", "linear", "gated"], 40, seed=13, with_truth=False) >= 35
+    assert campaign("squared", ["relu", "leaky", "linear", "gated"], 16, seed=13, with_truth=False) >= 14
 
 
 @pytest.mark.slow

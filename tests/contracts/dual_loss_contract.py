@@ -27,9 +27,9 @@ UNIT = 2.0**-53
 
 # The health check guards examples that are saved for one class and replayed by another; none are saved (derandomize).
 _shared = settings(
-    max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+    max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
 )
-_shared_proof = settings(_shared, max_examples=40)
+_shared_proof = settings(_shared, max_examples=24)
 
 seeds = st.integers(0, 2**31 - 1)
 num_samples = st.integers(1, 20)

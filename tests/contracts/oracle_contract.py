@@ -42,6 +42,12 @@ class OracleContract:
     looseness: float | None = 1.0 + 1e-9
     seconds: float = 20.0
     proves: bool = True
+    _cases: list[OracleCase]
+    _bounds: dict[OracleCase, DualNormBound]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._cases, cls._bounds = [], {}
 
     def make_oracle(self) -> AbstractDualNormOracle:
         raise NotImplementedError
@@ -54,6 +60,21 @@ class OracleContract:
 
     # ---------------------------------------------------------------- helpers
 
+    @property
+    def cases(self) -> list[OracleCase]:
+        """What :meth:`make_cases` gives, made once a class: the truths take enumerations."""
+        if not self._cases:
+            self._cases.extend(self.make_cases())
+        return self._cases
+
+    def usual_bound(self, case: OracleCase) -> DualNormBound:
+        """The bound of ``case``. Most tests compare with that of one of :attr:`cases` as it is: computed once a class."""
+        if not any(case is one for one in self.cases):
+            return self.bound(case)
+        if case not in self._bounds:
+            self._bounds[case] = self.bound(case)
+        return self._bounds[case]
+
     def bound(self, case: OracleCase, *, target: float | None = None, seconds: float | None = None) -> DualNormBound:
         """One call on a fresh state."""
         oracle = self.make_oracle()
@@ -64,7 +85,7 @@ class OracleContract:
 
     def check_same(self, case: OracleCase, other: OracleCase, factor: float = 1.0) -> None:
         """``other`` has ``factor`` times the dual norm of ``case``: the intervals have to overlap."""
-        first, second = self.bound(case), self.bound(other)
+        first, second = self.usual_bound(case), self.bound(other)
         error = 2 * REFERENCE_ERROR * case.magnitude()
         assert first.lower - error <= second.upper / factor, case.name
         assert second.lower / factor - error <= first.upper, case.name
@@ -85,8 +106,8 @@ class OracleContract:
 
     def test_bounds_enclose_the_truth(self) -> None:
         known = 0
-        for case in self.make_cases():
-            found = self.bound(case)
+        for case in self.cases:
+            found = self.usual_bound(case)
             self.check_sound(case, found)
             if case.truth is None:
                 continue
@@ -98,7 +119,7 @@ class OracleContract:
         assert known > 0, "a contract without a known truth tests nothing"
 
     def test_a_second_call_on_the_same_state_is_as_good(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             oracle = self.make_oracle()
             state = oracle.init(case.spec, case.inputs)
             oracle.bound(state, case.dual_point, self.request())
@@ -107,7 +128,7 @@ class OracleContract:
             self.check_sound(changed, oracle.bound(state, changed.dual_point, self.request()))
 
     def test_a_target_just_below_the_truth_is_never_proven(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             if case.truth is None:
                 continue
             for distance in (1e-2, 1e-6):
@@ -115,41 +136,41 @@ class OracleContract:
                 assert found.upper >= case.truth - REFERENCE_ERROR * case.magnitude(), case.name
 
     def test_order_of_samples_does_not_matter(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             order = torch.randperm(len(case.inputs), generator=torch.Generator().manual_seed(0))
             self.check_same(case, case.but(inputs=case.inputs[order], dual_point=case.dual_point[order]))
 
     def test_rotation_of_the_inputs_does_not_matter(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             size = case.spec.widths[0]
             rotation = torch.from_numpy(np.linalg.qr(np.random.default_rng(1).standard_normal((size, size)))[0])
             self.check_same(case, case.but(inputs=case.inputs @ rotation, spec=_rotated(case.spec, rotation)))
 
     def test_rotation_of_the_outputs_does_not_matter(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             size = case.spec.out_features
             rotation = torch.from_numpy(np.linalg.qr(np.random.default_rng(2).standard_normal((size, size)))[0])
             self.check_same(case, case.but(dual_point=case.dual_point @ rotation))
             self.check_same(case, case.but(dual_point=-case.dual_point))
 
-    @pytest.mark.parametrize("scale", [1e-150, 3e-5, 7e4, 1e150])
+    @pytest.mark.parametrize("scale", [1e-150, 3e-5, 1e150])
     def test_scale_of_the_dual_point_factors_out(self, scale: float) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             self.check_same(case, case.but(dual_point=case.dual_point * scale), scale)
 
-    @pytest.mark.parametrize("scale", [1e-150, 3e-5, 7e4, 1e150])
+    @pytest.mark.parametrize("scale", [1e-150, 3e-5, 1e150])
     def test_scale_of_the_inputs_factors_out(self, scale: float) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             if not case.spec.input_bias:
                 self.check_same(case, case.but(inputs=case.inputs * scale), scale)
 
     def test_a_sample_can_be_split_in_two(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             parts = torch.cat([0.25 * case.dual_point[:1], 0.75 * case.dual_point[:1], case.dual_point[1:]])
             self.check_same(case, case.but(inputs=torch.cat([case.inputs[:1], case.inputs]), dual_point=parts))
 
     def test_samples_without_weight_do_not_matter(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             if not case.spec.input_bias:
                 inputs = torch.cat([case.inputs, torch.zeros_like(case.inputs[:2])])
                 duals = torch.cat([case.dual_point, torch.ones_like(case.dual_point[:2])])
@@ -159,12 +180,12 @@ class OracleContract:
             self.check_same(case, case.but(inputs=inputs, dual_point=duals))
 
     def test_one_sample(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             single = case.but(inputs=case.inputs[:1], dual_point=case.dual_point[:1], truth=None)
             self.check_sound(single, self.bound(single))
 
     def test_columns_of_very_different_size(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             sizes = torch.ones(case.spec.widths[0], dtype=torch.float64)
             sizes[0] = 1e3
             spec = _rotated(case.spec, torch.diag(1 / sizes))  # gates stay as they are
@@ -172,7 +193,7 @@ class OracleContract:
             self.check_sound(scaled, self.bound(scaled))
 
     def test_a_zero_dual_point_has_norm_zero(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             found = self.bound(case.but(dual_point=torch.zeros_like(case.dual_point)))
             assert found.lower == 0.0, case.name
             assert found.upper <= 1e-300 or not self.proves, case.name
@@ -182,7 +203,7 @@ class OracleContract:
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_non_finite_numbers_prove_nothing(self, value: float) -> None:
-        for case in self.make_cases()[:2]:
+        for case in self.cases[:2]:
             duals, inputs = case.dual_point.clone(), case.inputs.clone()
             duals[0, 0], inputs[0, 0] = value, value
             for spoiled in (case.but(dual_point=duals), case.but(inputs=inputs)):
@@ -192,21 +213,21 @@ class OracleContract:
                 assert "finite" in str(found.stats["limited_by"]), case.name
 
     def test_single_precision_inputs_are_taken_as_they_are(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             single = case.inputs.float()
             self.check_same(case.but(inputs=single.double()), case.but(inputs=single))
 
     def test_results_repeat_to_the_bit(self) -> None:
-        for case in self.make_cases():
-            first, second = self.bound(case), self.bound(case)
+        for case in self.cases:
+            first, second = self.usual_bound(case), self.bound(case)
             assert (first.upper, first.lower) == (second.upper, second.lower), case.name
             assert len(first.witnesses) == len(second.witnesses), case.name
             for one, other in zip(first.witnesses, second.witnesses, strict=True):
                 assert all(torch.equal(a, b) for a, b in zip(one.weights, other.weights, strict=True)), case.name
 
     def test_an_expired_deadline_returns_at_once(self) -> None:
-        for case in self.make_cases():
-            self.bound(case, seconds=1.0)  # whatever is compiled, is compiled now
+        for case in self.cases:
+            self.usual_bound(case)  # whatever is compiled, is compiled now
             begin = time.process_time()
             found = self.bound(case, seconds=0.0)
             assert time.process_time() - begin < 2.0, case.name
@@ -215,15 +236,15 @@ class OracleContract:
                 assert found.upper >= case.truth - REFERENCE_ERROR * case.magnitude(), case.name
 
     def test_arguments_stay_as_they_are(self) -> None:
-        for case in self.make_cases():
+        for case in self.cases:
             inputs, duals = case.inputs.clone(), case.dual_point.clone()
             self.bound(case)
             assert torch.equal(inputs, case.inputs), case.name
             assert torch.equal(duals, case.dual_point), case.name
 
     def test_stats_are_strings_and_numbers(self) -> None:
-        for case in self.make_cases():
-            assert all(isinstance(v, float | str) for v in self.bound(case).stats.values()), case.name
+        for case in self.cases:
+            assert all(isinstance(v, float | str) for v in self.usual_bound(case).stats.values()), case.name
 
     def test_what_is_not_supported_is_refused_by_name(self) -> None:
         oracle = self.make_oracle()
@@ -232,7 +253,7 @@ class OracleContract:
             assert reason is not None, spec
             with pytest.raises(UnsupportedModelError, match=r"\w+"):
                 oracle.init(spec, torch.zeros(2, spec.widths[0]))
-        for case in self.make_cases():
+        for case in self.cases:
             assert oracle.supports(case.spec) is None, case.name
 
 

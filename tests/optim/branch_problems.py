@@ -36,6 +36,11 @@ def random_bias(num_branches: int = 4) -> Tensor:
     return torch.randn(num_branches, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64).requires_grad_()
 
 
+def stacked(layers: list[Tensor], bias: Tensor) -> list[Tensor]:
+    """Copies of the layers, the bias as the last column of the first."""
+    return [torch.cat([layers[0], bias[:, :, None]], dim=2).detach(), *(layer.detach().clone() for layer in layers[1:])]
+
+
 def branch_group(layers: list[Tensor], **options: Any) -> dict[str, Any]:
     return {"params": layers, "layer_index": tuple(range(len(layers))), **options}
 

@@ -64,7 +64,6 @@ def test_no_number_is_read_by_the_host(make: Any, options: dict[str, Any], penal
 @pytest.mark.parametrize(
     ("make", "options", "penalty"),
     [
-        (PathSGD, {}, "product"),
         (PathSGD, {"momentum": 0.9, "nesterov": True}, "product"),
         (PathSGD, {"momentum": 0.9, "dampening": 0.5}, "power"),
         (PathAdamW, {}, "product"),

@@ -60,15 +60,17 @@ def test_the_reference_agrees_with_cvxpy(optimum: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "options"),
+    ("make", "options", "num_layers"),
     [
-        (PathSGD, {"lr": 0.06, "momentum": 0.9}),
-        (PathSGD, {"lr": 0.06, "momentum": 0.9, "nesterov": True}),
-        (PathAdamW, {"lr": 0.02, "betas": (0.9, 0.99)}),
+        (PathSGD, {"lr": 0.06, "momentum": 0.9}, 2),
+        (PathSGD, {"lr": 0.06, "momentum": 0.9}, 4),
+        (PathSGD, {"lr": 0.06, "momentum": 0.9, "nesterov": True}, 3),
+        (PathAdamW, {"lr": 0.02, "betas": (0.9, 0.99)}, 2),
+        (PathAdamW, {"lr": 0.02, "betas": (0.9, 0.99)}, 3),
+        (PathAdamW, {"lr": 0.02, "betas": (0.9, 0.99)}, 4),
     ],
-    ids=["sgd", "nesterov", "adamw"],
+    ids=["sgd-2", "sgd-4", "nesterov-3", "adamw-2", "adamw-3", "adamw-4"],
 )
-@pytest.mark.parametrize("num_layers", [2, 3, 4])
 def test_deep_linear_net_reaches_the_nuclear_norm_optimum(
     make: MakeOptimizer, options: dict[str, Any], num_layers: int, optimum: float
 ) -> None:

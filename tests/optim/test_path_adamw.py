@@ -12,7 +12,7 @@ from torch_strongdual.optim import PathAdamW, path_adamw
 
 from .._typed_torch import backward
 from ..references.path_optimizers import SlowPathAdamW
-from .branch_problems import branch_group, random_bias, random_layers, relu_loss, train
+from .branch_problems import branch_group, random_bias, random_layers, relu_loss, stacked, train
 
 
 @pytest.mark.parametrize("options", [{}, {"betas": (0.8, 0.95), "eps": 1e-3}, {"betas": (0.0, 0.9)}])
@@ -30,7 +30,7 @@ def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> Non
         penalty=penalty,
         **options,
     )
-    stacks = [torch.cat([layers[0], bias[:, :, None]], dim=2).detach(), *(layer.detach() for layer in layers[1:])]
+    stacks = stacked(layers, bias)
     references = [
         SlowPathAdamW([stack[k].numpy() for stack in stacks], lr=0.02, path_decay=path_decay, penalty=penalty, **options)
         for k in range(4)
@@ -39,15 +39,13 @@ def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> Non
     for _ in range(100):
         optimizer.zero_grad()
         backward(relu_loss(layers, bias))
-        grads = [torch.cat([_grad(layers[0]), _grad(bias)[:, :, None]], dim=2), *map(_grad, layers[1:])]
+        grads = stacked([*map(_grad, layers)], _grad(bias))
         optimizer.step()
         for k, reference in enumerate(references):
             reference.step([grad[k].numpy() for grad in grads])
-            for layer, expected in zip(layers[1:], reference.layers[1:], strict=True):
-                np.testing.assert_allclose(layer[k].detach().numpy(), expected, rtol=1e-9, atol=1e-11)
-            np.testing.assert_allclose(layers[0][k].detach().numpy(), reference.layers[0][:, :-1], rtol=1e-9, atol=1e-11)
-            np.testing.assert_allclose(bias[k].detach().numpy(), reference.layers[0][:, -1], rtol=1e-9, atol=1e-11)
             zeros_seen += not reference.layers[-1].any()
+        for found, *expected in zip(stacked(layers, bias), *(reference.layers for reference in references), strict=True):
+            np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-9, atol=1e-11)
     assert (zeros_seen > 0) == (penalty == "product")
     assert (sum(reference.num_collapses for reference in references) > 0) == (penalty == "product")
 

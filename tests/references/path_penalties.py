@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -22,7 +23,11 @@ def penalty_of_branch(layers: list[Array], kind: str) -> float:
 
 def all_paths(layers: list[Array]) -> NDArray[np.intp]:
     """Every path, one a row: the number of its unit in the input, in each hidden layer and in the output."""
-    widths = [layers[0].shape[1], *(layer.shape[0] for layer in layers)]
+    return _paths_through((layers[0].shape[1], *(layer.shape[0] for layer in layers)))
+
+
+@functools.cache
+def _paths_through(widths: tuple[int, ...]) -> NDArray[np.intp]:
     return np.array(list(itertools.product(*map(range, widths))))
 
 

@@ -101,7 +101,7 @@ class TestSoundness:
     @pytest.mark.parametrize("slopes", [(0.0, 0.0), (0.1, 0.1), (0.5, 0.0), (0.0, 0.0, 0.0), (0.1, 0.0, 0.3)])
     def test_ascent_over_branches_never_exceeds_the_bound(self, slopes: tuple[float, ...]) -> None:
         spec = spec_of(slopes)
-        for seed in range(4):
+        for seed in range(3):
             inputs, duals = drawn(seed, 3 + 2 * seed, 2)
             found = bound_of(spec, inputs, duals)
             assert found.lower <= found.upper
@@ -110,13 +110,13 @@ class TestSoundness:
 
     def test_three_dimensions_with_a_relaxation_inside(self) -> None:
         spec = spec_of((0.0, 0.0), in_features=3)
-        for seed in range(4):
+        for seed in range(2):
             inputs, duals = drawn(seed, 8, 3)
             found = bound_of(spec, inputs, duals, inner=QuadraticRelaxation())
             assert found.upper >= reference(spec, inputs, duals) * (1 - 1e-13)
 
     def test_deeper_relu_branches_reach_what_two_layers_reach(self) -> None:
-        for seed in range(5):
+        for seed in range(3):
             inputs, duals = drawn(seed, 9, 2)
             two_layers = exact_planar_dual_norm(inputs.numpy(), duals.numpy())
             found = bound_of(spec_of((0.0, 0.0)), inputs, duals)
@@ -135,7 +135,7 @@ class TestSoundness:
         inputs, duals = drawn(0, 7, 2, num_outputs)
         found = bound_of(spec, inputs, duals)
         generator = np.random.default_rng(0)
-        directions = generator.standard_normal((12, num_outputs))
+        directions = generator.standard_normal((6, num_outputs))
         for direction in directions / np.linalg.norm(directions, axis=1, keepdims=True):
             along = duals @ torch.from_numpy(direction[:, None])
             assert found.upper >= reference(spec, inputs, along, num_starts=24) * (1 - 1e-13)
@@ -235,7 +235,7 @@ class TestTightness:
         assert bound_of(spec_of((0.0, 0.0)), inputs, duals).ratio <= 1.6
 
     def test_never_looser_than_lines_alone(self) -> None:
-        for seed in range(3):
+        for seed in range(2):
             inputs, duals = drawn(seed, 24, 2)
             rows, column = RowSpace.of(inputs.numpy()).rows, duals.numpy()[:, 0]
             groups = SampleGroups.neighbours(rows, column, most_pairs=100, most_stars=100)

@@ -143,7 +143,7 @@ class TestLift:
 
 
 class TestSafeBound:
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(
         seed=st.integers(0, 10**6),
         num_rows=st.integers(1, 8),
@@ -159,7 +159,7 @@ class TestSafeBound:
 
     @pytest.mark.parametrize("num_decided", [0, 3, 6])
     def test_no_iterate_undercuts_what_is_attained(self, num_decided: int) -> None:
-        for seed in range(6):
+        for seed in range(4):
             lift = random_lift(seed, 6, 3, num_decided=num_decided, linear=float(seed % 2))
             attained = float(np.max(values_of(lift, points_of(lift, seed, 200)), initial=-math.inf))
             splitting = Splitting(lift, device=CPU)
@@ -186,8 +186,7 @@ class TestSafeBound:
 
 
 class TestAgainstInteriorPoints:
-    @pytest.mark.parametrize(("num_rows", "rank"), [(1, 1), (3, 2), (6, 3), (8, 5), (10, 4)])
-    @pytest.mark.parametrize("linear", [0.0, 1.0])
+    @pytest.mark.parametrize(("num_rows", "rank", "linear"), [(1, 1, 1.0), (3, 2, 0.0), (6, 3, 1.0), (8, 5, 0.0), (10, 4, 1.0)])
     def test_value_of_the_relaxation(self, num_rows: int, rank: int, linear: float) -> None:
         lift = random_lift(10 * num_rows + rank, num_rows, rank, linear=linear)
         truth = doubly_nonnegative_value(lift.rows, lift.weights, lift.linear)
@@ -234,7 +233,7 @@ class TestSoundness:
     @pytest.mark.parametrize("max_nodes", [1, 5, None])
     def test_enumerated_maxima_are_never_undercut(self, max_nodes: int | None) -> None:
         generator = np.random.default_rng(0)
-        for seed in range(20):
+        for seed in range(12):
             problem = random_problem(seed, int(generator.integers(1, 8)), int(generator.integers(1, 4)), linear=float(seed % 3))
             truth = exact_dual_norm(problem.rows, problem.duals[:, 0], problem.linear[:, 0], one_sided=True)
             found = maximise(problem, max_nodes=max_nodes)
@@ -253,7 +252,7 @@ class TestSoundness:
     def test_one_sample_is_bounded_in_exact_arithmetic(self) -> None:
         """The maximum is lam ||x||, attained exactly by the relaxation: rounding has to be paid for."""
         generator = np.random.default_rng(0)
-        for _ in range(40):
+        for _ in range(20):
             row, dual = generator.standard_normal(4), float(generator.random() + 0.1)
             problem = SphereProblem(rows=row[None], duals=np.array([[dual]]), linear=np.zeros((4, 1)), one_sided=True)
             upper = maximise(problem).upper
