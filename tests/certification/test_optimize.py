@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 from typing import Any
@@ -216,6 +217,37 @@ def test_time_is_kept() -> None:
     assert result.certificate.status is CertificateStatus.BUDGET_EXHAUSTED
     check_history(result)
     assert result.history[-1].objective < result.history[0].objective
+
+
+class Loose(AbstractDualNormOracle):
+    """Proves a fifth more than the truth, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.oracle = AutoOracle()
+        self.asked: list[tuple[Tensor, float]] = []
+
+    def supports(self, spec: BranchSpec) -> str | None:
+        return self.oracle.supports(spec)
+
+    def init(self, spec: BranchSpec, inputs: Tensor) -> Any:
+        return self.oracle.init(spec, inputs)
+
+    def bound(self, state: Any, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+        self.asked.append((dual_point, request.deadline.remaining))
+        found = self.oracle.bound(state, dual_point, request)
+        return dataclasses.replace(found, upper=1.2 * found.upper)
+
+
+def test_where_only_the_proof_is_lacking_it_gets_the_same_point_and_all_the_time() -> None:
+    inputs, targets = data(8)
+    oracle = Loose()
+    options: dict[str, Any] = {"path_decay": 0.3, "rtol": 1e-5, "time_budget": 100.0}
+    result = optimize_to_certificate(build("linear", 2, 1), inputs, targets, loss=HalfSquaredLoss(), oracle=oracle, **options)
+    assert result.stop is OptimizationStop.STUCK
+    assert not result.certificate.is_certified
+    (first, _), *later = oracle.asked
+    again = [seconds for point, seconds in later if torch.equal(point, first)]
+    assert max(again) > 0.8 * (100.0 - result.history[-1].seconds) > 60.0
 
 
 class Interrupting(AbstractDualNormOracle):

@@ -141,7 +141,7 @@ class SolverRun:
         """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves."""
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
-        known = math.inf
+        known = self.solver.points.dual_norm_upper(candidate)
         floor = self._sufficient_norm(candidate, self.problem.dual_norm_limit)
         # The coarse answer must leave time for column generation, and for a point that suits a loose proof better.
         can_be_joint = not self.solver.joint.is_spent

@@ -59,6 +59,7 @@ class TrainingLoop:
         self.solver, self.problem = solver, solver.problem
         self.rtol, self.deadline = rtol, deadline
         self.best, self.objective = start, self._objective_of(start)
+        self._bounded = start, math.inf  # the branches last handed to the solver, and their objective
         self.history: list[OptimizationRecord] = []
         self._report = report
         self._scout = LocalSearch()
@@ -201,11 +202,18 @@ class TrainingLoop:
             self._offer(descend(self.problem, found, deadline=deadline, max_iterations=_FIRST_ITERATIONS), "refit")
 
     def _bound(self, max_rounds: int) -> Certificate:
-        deadline = self.deadline.fraction(0.6)
-        weights = self.best.to_weights(self.problem)
+        if self._is_settled():  # what is lacking is the proof: all the time for it, and the search goes on where it stopped
+            deadline = self.deadline
+        else:
+            deadline, self._bounded = self.deadline.fraction(0.6), (self.best, self.objective)
+        weights = self._bounded[0].to_weights(self.problem)
         certificate = self.solver.step(weights, rtol=self.rtol, deadline=deadline, max_rounds=max_rounds)
         self._note("bound")
         return certificate
+
+    def _is_settled(self) -> bool:
+        """Whether the objective is, to the tolerance, what it was at the last bound."""
+        return self._bounded[1] - self.objective <= 0.1 * self.rtol * abs(self.objective)
 
     def _grow(self, witnesses: list[Witness]) -> None:
         """Add what violates the residual by line searches; then refit over all that was found."""

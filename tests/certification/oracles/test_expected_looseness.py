@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -76,4 +77,23 @@ def test_short_principal_axes_cost_boxes_little(smallest: float, seconds: float,
         linear=np.zeros((10, 1)),
         one_sided=True,
     )
-    assert type(AutoTwoLayerOracle()._refinements(problem, seconds)[-1]).__name__ == expected
+    assert type(AutoTwoLayerOracle()._refinements(problem, seconds, math.inf)[-1]).__name__ == expected
+
+
+def test_oracles_that_can_hardly_beat_what_is_known_are_left_out() -> None:
+    generator = np.random.default_rng(1)
+    fewer = 0
+    for rank, num_rows in itertools.product((8, 9, 10, 12), (50, 100, 200, 500, 1000)):
+        problem = SphereProblem(
+            rows=generator.standard_normal((num_rows, rank)),
+            duals=generator.standard_normal((num_rows, 1)),
+            linear=np.zeros((rank, 1)),
+            one_sided=True,
+        )
+        unknown, known = (
+            [type(oracle).__name__ for oracle in AutoTwoLayerOracle()._refinements(problem, 16.0, looseness)]
+            for looseness in (math.inf, 0.0)
+        )
+        assert known == unknown[-len(known) :]  # the most promising ones stay, several of them if they promise the same
+        fewer += len(known) < len(unknown)
+    assert fewer

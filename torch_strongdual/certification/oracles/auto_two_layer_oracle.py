@@ -104,11 +104,12 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 
     def _refined(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Ever tighter methods for all coordinates."""
-        steps = self._refinements(problem, request.deadline.remaining)
+        attained = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
+        known = request.known_upper / attained - 1.0 if attained > 0.0 else math.inf
+        steps = self._refinements(problem, request.deadline.remaining, known)
         wide = problem.num_rows <= 2 * problem.rank
         if steps and math.isfinite(request.known_upper):  # asked before: the quick answer is known
-            lower = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
-            found = SphereBound(upper=math.inf, lower=lower, points=starts, stats={"oracle": ""})
+            found = SphereBound(upper=math.inf, lower=attained, points=starts, stats={"oracle": ""})
         else:
             share = (0.5 if wide else 0.15) if steps else 0.9
             found = self._step(QuadraticRelaxation(), problem, request, starts, share=share)
@@ -121,8 +122,8 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             found = _tighter(self._step(oracle, problem, asked, points, share=share), found)
         return found
 
-    def _refinements(self, problem: SphereProblem, seconds: float) -> list[AbstractTwoLayerOracle]:
-        """What may beat the quadratic relaxation, in the order to try, the most promising one last."""
+    def _refinements(self, problem: SphereProblem, seconds: float, known: float) -> list[AbstractTwoLayerOracle]:
+        """What may beat the quadratic relaxation, and a bound of looseness ``known``; the most promising one last."""
         size = problem.rank, problem.num_rows, problem.num_outputs
         boxes: list[AbstractTwoLayerOracle] = [self._boxes] if problem.rank <= self._boxes.max_rank else []
         others: list[AbstractTwoLayerOracle] = [PolynomialSandwich(), self._relaxation]
@@ -144,7 +145,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             for oracle in (*others, *boxes)
         ]
         best = min((looseness for looseness, _ in expected), default=math.inf)
-        promising = [pair for pair in expected if pair[0] <= _COMPARABLE * best]
+        promising = [pair for pair in expected if pair[0] <= max(best, min(_COMPARABLE * best, known))]
         return [oracle for _, oracle in sorted(promising, key=lambda pair: -pair[0])]
 
     def _step(

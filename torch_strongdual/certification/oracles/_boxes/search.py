@@ -74,16 +74,17 @@ def search_boxes(
         linear=np.ascontiguousarray(problem.linear),
         one_sided=problem.one_sided,
     )
+    unfinished = UnfinishedSearches() if unfinished is None else unfinished
     search = _Search(
         problem=problem,
         request=request,
         points=starts,
-        upper=min(_crude_upper(problem), request.known_upper),
+        upper=min(_crude_upper(problem), request.known_upper, unfinished.proven(problem)),
         plant=plant,
         max_cells=max_cells,
         progress=progress,
         short_search=short_search,
-        unfinished=UnfinishedSearches() if unfinished is None else unfinished,
+        unfinished=unfinished,
         resumes_short=resumes_short,
     )
     search.run()
@@ -240,10 +241,9 @@ class _Search:
     def _seems_affordable(self) -> bool:
         """Whether the share of the goal proven so far, by this or by an earlier search, promises the rest."""
         cells, fraction = self.cells, self._fraction
-        if (forest := self.unfinished.take(self.problem, self.goal)) is not None:
-            self.unfinished.keep(self.problem, self.goal, forest)
+        if (forest := self.unfinished.peek(self.problem, self.goal)) is not None:
             cells, fraction = forest.cells, forest.proven_fraction
-        return (1.0 - fraction) * cells <= fraction * self._cells_left()
+        return cells > 0 and (1.0 - fraction) * cells <= fraction * self._cells_left()
 
     def _prove(self, bound: float, budget: int | None = None, *, is_short: bool = False) -> bool:
         """Search until ``bound`` (or a larger one, if counterexamples, stalls or time raise it) is proven.
@@ -260,6 +260,7 @@ class _Search:
             progress = self._advance(forest, bound)
             if progress.is_proven:
                 self.upper = min(self.upper, bound)
+                self.unfinished.remember(self.problem, self.upper)
                 if self.lower:
                     self._proven.append((bound / self.lower - 1.0, self.cells - attempt.start))
                 return True

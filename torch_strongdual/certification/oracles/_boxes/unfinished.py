@@ -1,8 +1,9 @@
-"""Box searches that ran out of time, kept so that the same question asked again goes on where it stopped."""
+"""Box searches that ran out of time, and what they proved: the same question asked again goes on where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -13,26 +14,36 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["UnfinishedSearches"]
 
-_SLACK = 2e-3  # a search is taken up for bounds larger by this much: its cells are finer than needed, and proven all the same
-
 
 class UnfinishedSearches:
     """The latest forests that did not finish, by the content of their problem and the bound they try to prove.
 
-    Cells proven for a bound are proven for every larger one, so a forest may be resumed for its own bound or a larger one. Two
-    threads never get the same forest: one that is taken is no longer here.
+    Cells proven for a bound are proven for every larger one, so a forest may be resumed for its own bound or a larger one: what
+    it has proven is spared then, and its open cells are no more work than a new search would have. Two threads never get the
+    same forest: one that is taken for its own bound is no longer here, for a larger one it is a copy.
 
     Args:
-        capacity: Forests kept; the oldest leave first.
+        capacity: Forests kept; the oldest leave first. As many problems are remembered with the smallest bound proven of them.
     """
 
     def __init__(self, capacity: int = 4) -> None:
         self._capacity = capacity
         self._forests: OrderedDict[tuple[bytes, float], Forest] = OrderedDict()
+        self._proven: OrderedDict[bytes, float] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles start empty: what is kept here only saves time."""
         return UnfinishedSearches, (self._capacity,)
+
+    def proven(self, problem: SphereProblem) -> float:
+        """The smallest bound proven of this problem before, infinite if it is not known."""
+        return self._proven.get(_fingerprint(problem), math.inf) if self._proven else math.inf
+
+    def remember(self, problem: SphereProblem, bound: float) -> None:
+        """Note that ``bound`` is proven of this problem."""
+        self._proven[_fingerprint(problem)] = min(bound, self.proven(problem))
+        while len(self._proven) > self._capacity:
+            self._proven.popitem(last=False)
 
     def keep(self, problem: SphereProblem, bound: float, forest: Forest) -> None:
         """Put a forest aside that was advanced with ``bound``."""
@@ -41,14 +52,26 @@ class UnfinishedSearches:
             self._forests.popitem(last=False)
 
     def take(self, problem: SphereProblem, bound: float) -> Forest | None:
-        """A forest of the same problem that can go on with ``bound``, or ``None``."""
+        """The forest with most proven that can go on with ``bound``, or ``None``."""
+        key = self._best_key(problem, bound)
+        forest = None if key is None else self._forests.pop(key, None)
+        if key is None or forest is None or key[1] == bound:
+            return forest
+        copied = forest.copy()  # while no other thread can have it
+        self._forests[key] = forest
+        return copied
+
+    def peek(self, problem: SphereProblem, bound: float) -> Forest | None:
+        """What :meth:`take` would give, to be looked at only."""
+        key = self._best_key(problem, bound)
+        return None if key is None else self._forests.get(key)
+
+    def _best_key(self, problem: SphereProblem, bound: float) -> tuple[bytes, float] | None:
         if not self._forests:
             return None
         fingerprint = _fingerprint(problem)
-        for key in list(self._forests):
-            if key[0] == fingerprint and key[1] <= bound <= key[1] * (1.0 + _SLACK):
-                return self._forests.pop(key, None)
-        return None
+        usable = [(key, forest) for key, forest in list(self._forests.items()) if key[0] == fingerprint and key[1] <= bound]
+        return max(usable, key=lambda pair: pair[1].proven_fraction)[0] if usable else None
 
 
 def _fingerprint(problem: SphereProblem) -> bytes:
