@@ -3,29 +3,10 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
-from tests.certification.test_joint_dual import training_problem
+from tests.certification.test_joint_dual import trained_objective, training_problem
 from torch_strongdual.certification import Deadline
 from torch_strongdual.certification._joint_candidate import JointCandidate
-
-
-def trained_objective(inputs: torch.Tensor, targets: torch.Tensor, path_decay: float) -> float:
-    """What Adam attains with twenty neurons."""
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randn(inputs.shape[1], 20, generator=generator, dtype=torch.float64).mul_(0.3).requires_grad_()
-    last = torch.randn(20, 1, generator=generator, dtype=torch.float64).mul_(0.3).requires_grad_()
-    optimizer = torch.optim.Adam([first, last], lr=0.02)
-    value = math.inf
-    for _ in range(400):
-        optimizer.zero_grad()
-        error = (inputs @ first).relu() @ last - targets
-        penalty = (first.norm(dim=0) * last[:, 0].abs()).sum()
-        objective = 0.5 * error.square().sum() + path_decay * penalty
-        objective.backward()
-        optimizer.step()
-        value = min(value, objective.item())
-    return value
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.references.doubly_nonnegative_sdp import relaxed_training_value
 from torch_strongdual.certification import Deadline, TrainingProblem
-from torch_strongdual.certification.joint_dual import joint_dual_point
+from torch_strongdual.certification.joint_dual import JointDual, joint_dual_point
 from torch_strongdual.certification.oracles import BoundRequest, DoublyNonnegativeRelaxation
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet
@@ -41,6 +43,24 @@ def proven(problem: TrainingProblem, candidate: Tensor) -> float:
     return problem.scaled_bound(candidate, oracle.bound(state, candidate, request).upper).value
 
 
+def trained_objective(inputs: torch.Tensor, targets: torch.Tensor, path_decay: float) -> float:
+    """What Adam attains with twenty neurons."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(inputs.shape[1], 20, generator=generator, dtype=torch.float64).mul_(0.3).requires_grad_()
+    last = torch.randn(20, 1, generator=generator, dtype=torch.float64).mul_(0.3).requires_grad_()
+    optimizer = torch.optim.Adam([first, last], lr=0.02)
+    value = math.inf
+    for _ in range(400):
+        optimizer.zero_grad()
+        error = (inputs @ first).relu() @ last - targets
+        penalty = (first.norm(dim=0) * last[:, 0].abs()).sum()
+        objective = 0.5 * error.square().sum() + path_decay * penalty
+        objective.backward()
+        optimizer.step()
+        value = min(value, objective.item())
+    return value
+
+
 class TestValue:
     @pytest.mark.parametrize(("slope", "output_bias"), [(0.0, False), (0.2, True)])
     def test_no_other_point_proves_more(self, slope: float, output_bias: bool) -> None:
@@ -52,6 +72,40 @@ class TestValue:
         bound = proven(problem, candidate)
         assert bound <= best * (1 + 1e-6)
         assert bound >= best * (1 - 1e-2)
+
+    @pytest.mark.parametrize("slope", [0.0, 0.2])
+    @pytest.mark.parametrize("output_bias", [False, True])
+    def test_low_rank_factors_prove_as_much(self, slope: float, output_bias: bool) -> None:
+        problem = training_problem(1, 8, 3, path_decay=0.4, slope=slope, output_bias=output_bias)
+        iterations = JointDual(problem, low_rank_rows=0)
+        candidate = iterations.run(deadline=Deadline(20.0), rtol=1e-5, max_iterations=1500)
+        proof = iterations.proof()
+        assert candidate is not None
+        assert proof is not None
+        rows, targets = problem.inputs.numpy(), problem.loss.targets[:, 0].numpy()
+        best = relaxed_training_value(rows, targets, 0.4, slope=slope, has_bias=output_bias)
+        state = proof.init(problem.spec, problem.inputs)
+        upper = proof.bound(state, candidate, BoundRequest(deadline=Deadline())).upper
+        for bound in (proven(problem, candidate), problem.scaled_bound(candidate, upper).value):
+            assert best * (1 - 1e-2) <= bound <= best * (1 + 1e-6)
+
+    def test_splits_after_low_rank_factors_prove_more_and_never_too_much(self) -> None:
+        problem = training_problem(0, 24, 11, path_decay=0.3)
+        iterations = JointDual(problem, low_rank_rows=0)
+        values = []
+        for call in range(9):
+            if call == 0:
+                candidate = iterations.run(deadline=Deadline(20.0))
+            else:
+                candidate = iterations.refine(split=call % 3 == 1, deadline=Deadline(20.0))
+            proof = iterations.proof()
+            assert candidate is not None
+            assert proof is not None
+            state = proof.init(problem.spec, problem.inputs)
+            upper = proof.bound(state, candidate, BoundRequest(deadline=Deadline())).upper
+            values.append(problem.scaled_bound(candidate, upper).value)
+        assert max(values[1:]) > values[0] * (1 + 2e-3)
+        assert max(values) <= trained_objective(problem.inputs, problem.loss.targets, 0.3)
 
     def test_units_do_not_matter(self) -> None:
         points = []
@@ -78,6 +132,15 @@ class TestDomain:
         assert float(candidate.abs().max()) <= 0.03 * (1 + 1e-12)
         assert np.isfinite(problem.loss.dual_objective(candidate))
         assert proven(problem, candidate) > 0.0
+
+    def test_huber_bound_is_kept_by_low_rank_factors(self) -> None:
+        problem = training_problem(3, 10, 3, path_decay=0.02, loss=nn.HuberLoss(delta=0.3))
+        candidate = JointDual(problem, low_rank_rows=0).run(deadline=Deadline(20.0))
+        other = joint_dual_point(problem, deadline=Deadline(20.0), max_iterations=300)
+        assert candidate is not None
+        assert other is not None
+        assert float(candidate.abs().max()) <= 0.03 * (1 + 1e-12)
+        assert proven(problem, candidate) == pytest.approx(proven(problem, other), rel=1e-2)
 
     def test_balanced_with_an_output_bias(self) -> None:
         problem = training_problem(4, 10, 3, path_decay=0.3, output_bias=True)

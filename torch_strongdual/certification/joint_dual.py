@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_joint_ascent import (
+    AbstractJointAscent,
+    RelaxedTraining,
+)
+from torch_strongdual.certification.oracles._doubly_nonnegative.joint_low_rank import JointLowRank
 from torch_strongdual.certification.oracles._doubly_nonnegative.joint_proof import JointProof
 from torch_strongdual.certification.oracles._doubly_nonnegative.joint_splitting import JointSplitting
 from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
@@ -17,10 +22,10 @@ from torch_strongdual.losses import HuberFamilyLoss
 
 __all__ = ["JointDual", "joint_dual_point"]
 
-_CHECK = 20  # iterations between two looks at progress
-_PENALTY_OF_SPLITS = 0.5  # of the penalty before: once split, bounds suffer more from multipliers than from moments
 _MEMORY = 1e9  # bytes for the moments of all parts
-_MAX_ROWS = 500  # an iteration takes two eigendecompositions of their number
+_LOW_RANK_ROUNDS = 8  # between two proofs
+_FULL_ROWS = 300  # up to so many, bounds from low-rank factors are improved upon by eigendecompositions
+_MAX_ROWS = 1000  # a proof takes two eigendecompositions of their number
 
 
 class JointDual:
@@ -32,12 +37,13 @@ class JointDual:
     Args:
         problem: One that :meth:`supports` accepts.
         device: Where the iterations run.
+        low_rank_rows: From so many samples on, on a CPU, moments are low-rank factors until the point has settled.
 
     Raises:
         ValueError: If it does not.
     """
 
-    def __init__(self, problem: TrainingProblem, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, problem: TrainingProblem, *, device: torch.device | str = "cpu", low_rank_rows: int = 150) -> None:
         slope = _slope(problem)
         loss, spec = problem.loss, problem.spec
         if slope is None or not isinstance(loss, HuberFamilyLoss):
@@ -53,21 +59,23 @@ class JointDual:
         units = float(np.mean(lengths[kept])) if kept.any() else 0.0, float(np.linalg.norm(self._targets))
         self._curvature = 1.0 / (loss.normalizer * loss.width)
         self._scale = self._curvature * units[1]  # of the dual point
-        self._splitting: JointSplitting | None = None
+        self._ascent: AbstractJointAscent | None = None
         self.is_settled = True
         if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, self._scale, self._scale * units[0]))):
             return
         self.is_settled = False
-        self._splitting = JointSplitting(
-            rows[kept] / lengths[kept, None],
-            lengths[kept] / units[0],
-            self._targets[kept] / units[1],
+        training = self._training = RelaxedTraining(
+            rows=rows[kept] / lengths[kept, None],
+            norms=lengths[kept] / units[0],
+            targets=self._targets[kept] / units[1],
             slope=slope,
             path_decay=problem.dual_norm_limit / input_unit / (self._scale * units[0]),
             slope_bound=loss.slope_bound / loss.normalizer / self._scale,
             has_bias=spec.output_bias,
-            device=torch.device(device),
         )
+        self._device = torch.device(device)
+        is_low_rank = self._device.type == "cpu" and len(training.rows) >= low_rank_rows
+        self._ascent = JointLowRank(training) if is_low_rank else JointSplitting(training, device=self._device)
 
     @staticmethod
     def supports(problem: TrainingProblem, *, max_rows: int = _MAX_ROWS) -> bool:
@@ -76,49 +84,52 @@ class JointDual:
 
     @property
     def can_split(self) -> bool:
-        """Whether there is memory for more parts."""
-        return self._splitting is not None and self._splitting.num_parts * 48 * self._splitting.length**2 < _MEMORY
+        """Whether there is memory for more parts; low-rank factors take too long to settle again after a split."""
+        if isinstance(self._ascent, JointLowRank) and len(self._training.rows) > _FULL_ROWS:
+            return False
+        return self._ascent is not None and self._ascent.num_parts * self._ascent.part_bytes < _MEMORY
 
     def proof(self) -> JointProof | None:
         """Bounds the dual norm of the point returned last, in the time of a few iterations; ``None`` without a point."""
-        if self._splitting is None:
+        if self._ascent is None:
             return None
-        return JointProof(self._splitting.leaves, self._splitting.weights, self._kept)
+        return JointProof(self._ascent.leaves, self._ascent.weights, self._kept)
 
-    def refine(self, *, split: bool, deadline: Deadline, num_iterations: int = 20) -> Tensor | None:
-        """Iterate further, on a finer partition if asked to; return the point, as :meth:`run` does."""
-        if self._splitting is None:
+    def refine(self, *, split: bool, deadline: Deadline) -> Tensor | None:
+        """Iterate for another round, on a finer partition if asked to; return the point, as :meth:`run` does."""
+        if self._ascent is None:
             return None
-        if split:
-            if self._splitting.num_parts == 2:
-                self._splitting.scale_penalty(_PENALTY_OF_SPLITS)
-            self._splitting.split(max(1, self._splitting.num_parts // 4))
-        for _ in range(num_iterations):
+        if isinstance(self._ascent, JointLowRank) and len(self._training.rows) <= _FULL_ROWS:
+            self._ascent = JointSplitting.after(self._ascent, self._training, device=self._device)
+        elif split:
+            self._ascent.split(max(1, self._ascent.num_parts // 4))
+        for _ in range(_LOW_RANK_ROUNDS if isinstance(self._ascent, JointLowRank) else 1):
+            if math.isnan(self._ascent.advance(lambda: deadline.expired)):
+                return None
             if deadline.expired:
                 break
-            try:
-                self._splitting.step()
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-                return None
-        return self._point(self._splitting)
+        return self._point(self._ascent)
 
     def run(self, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000) -> Tensor | None:
-        """Iterate until the point changes by less than ``rtol``, relatively, in twenty iterations; return it.
+        """Iterate until the point changes by less than ``rtol``, relatively, in a round of iterations; return it.
 
         Returns:
             A point in the dual domain, balanced if the output has a bias, shape ``(num_samples, 1)``; ``None`` if numbers are
             not finite.
         """
-        if self._splitting is None:
+        if self._ascent is None:
             return None
-        self.is_settled = self.is_settled or _run(self._splitting, rtol=rtol, max_iterations=max_iterations, deadline=deadline)
-        return self._point(self._splitting)
+        while not self.is_settled and not deadline.expired:
+            moved = self._ascent.advance(lambda: deadline.expired)
+            # Where time is up, a round says nothing.
+            self.is_settled = not (moved > rtol or deadline.expired) or self._ascent.iterations >= max_iterations
+        return self._point(self._ascent)
 
-    def _point(self, splitting: JointSplitting) -> Tensor | None:
-        """The dual point of the problem that belongs to the splitting's."""
+    def _point(self, ascent: AbstractJointAscent) -> Tensor | None:
+        """The dual point of the problem that belongs to the relaxed one's."""
         bound = self._loss.slope_bound / self._loss.normalizer
         point = np.clip(self._curvature * self._targets, -bound, bound)
-        point[self._kept] = self._scale * splitting.dual_point.cpu().numpy()
+        point[self._kept] = self._scale * ascent.dual_point
         candidate = torch.from_numpy(point)[:, None]
         if not bool(torch.isfinite(candidate).all()):
             return None
@@ -142,9 +153,10 @@ def joint_dual_point(
     Args:
         problem: Two-layer ReLU or leaky ReLU branches (or deeper with one activation), one output, squared or Huber loss.
         deadline: When to stop.
-        rtol: Stop when the dual point changes by less than this, relatively, in twenty iterations.
+        rtol: Stop when the dual point changes by less than this, relatively, in a round: twenty alternating projections,
+            or, from 150 samples on, 25 steps in a low-rank factor.
         max_iterations: At most so many.
-        max_rows: Return ``None`` for more samples: an iteration takes two eigendecompositions of their number.
+        max_rows: Return ``None`` for more samples: a proof takes two eigendecompositions of their number.
         device: Where the iterations run.
 
     Returns:
@@ -174,22 +186,3 @@ def _slope(problem: TrainingProblem) -> float | None:
     if spec.is_gated or spec.patch_map is not None or len(slopes) != 1 or slopes[0] < 0.0:
         return None
     return slopes[0]
-
-
-def _run(splitting: JointSplitting, *, rtol: float, max_iterations: int, deadline: Deadline) -> bool:
-    """Iterate until the dual point settles; return whether it did, or can get no further."""
-    before = splitting.dual_point
-    for iteration in range(1, max_iterations + 1):
-        if deadline.expired:
-            return False
-        try:
-            splitting.step()
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return True
-        if iteration % _CHECK == 0:
-            moved = float(torch.linalg.norm(splitting.dual_point - before))
-            if moved <= rtol * float(torch.linalg.norm(splitting.dual_point)):
-                return True
-            before = splitting.dual_point
-            splitting.balance()
-    return True

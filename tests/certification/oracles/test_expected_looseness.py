@@ -51,7 +51,6 @@ def test_more_time_never_hurts(oracle: str, rank: int, num_rows: int) -> None:
 
 def test_no_estimate_where_nothing_is_measured() -> None:
     assert expected_looseness("LinearOracle", rank=8, num_rows=50, seconds=1.0) == math.inf
-    assert expected_looseness(RELAXATION, rank=8, num_rows=5000, seconds=1.0) == math.inf
 
 
 def test_boxes_at_small_rank_relaxations_at_large_rank_sandwich_for_many_rows() -> None:
@@ -66,7 +65,7 @@ def test_boxes_at_small_rank_relaxations_at_large_rank_sandwich_for_many_rows() 
     assert best(12, 1000) == SANDWICH
 
 
-@pytest.mark.parametrize(("smallest", "seconds", "expected"), [(0.03, 16.0, BOXES), (1.0, 4.0, SANDWICH)])
+@pytest.mark.parametrize(("smallest", "seconds", "expected"), [(0.03, 16.0, BOXES), (1.0, 4.0, RELAXATION)])
 def test_short_principal_axes_cost_boxes_little(smallest: float, seconds: float, expected: str) -> None:
     """Ten axes of which half are short are like few for boxes; ten of equal length are out of their reach."""
     generator = np.random.default_rng(0)

@@ -11,8 +11,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.joint_splitting import JointLeaf
-from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_joint_ascent import JointLeaf
 from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -60,7 +59,7 @@ class JointProof(AbstractTwoLayerOracle):
         if scaled.lift.num_rows != len(self._weights) or not 0.0 < size < math.inf or not _is_partition(leaves):
             return scaled.upper(scaled.crude_upper)
         factor = float(np.linalg.norm(scaled.lift.weights)) / size
-        bounds = (safe_upper(dataclasses.replace(scaled.lift, signs=leaf.signs), factor * leaf.multipliers) for leaf in leaves)
+        bounds = (leaf.upper(dataclasses.replace(scaled.lift, signs=leaf.signs), factor) for leaf in leaves)
         return scaled.upper(max(0.0, *bounds))
 
 

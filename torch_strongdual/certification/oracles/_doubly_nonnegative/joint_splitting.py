@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,31 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_joint_ascent import (
+    AbstractJointAscent,
+    JointLeaf,
+    RelaxedTraining,
+)
+from torch_strongdual.certification.oracles._doubly_nonnegative.joint_low_rank import JointLowRank
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sets import ProductCone, SemidefiniteFace, cone_heights
 
-__all__ = ["JointLeaf", "JointSplitting"]
+__all__ = ["JointSplitting"]
 
 FloatArray = NDArray[np.float64]
-SignArray = NDArray[np.int8]
 
+_ITERATIONS = 20  # in a round
+_PENALTY_OF_SPLITS = 0.5  # of the penalty before: once split, bounds suffer more from multipliers than from moments
+_FIRST_PENALTY = 2.0  # after another solver, in units of the size of multipliers over that of moments
 _RELAXATION = 1.6
 _BISECTIONS = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class JointLeaf:
-    """A part of the sphere for the branches of one sign, with what is needed for a bound on it.
-
-    Args:
-        sign: Of the output weights: 1 or -1.
-        signs: Samples whose sign is decided there, as in :class:`Lift`, shape (n,).
-        multipliers: Of the relaxation there, in the units of the splitting, shape (1 + r + 2 n, 1 + r + 2 n).
-    """
-
-    sign: float
-    signs: SignArray
-    multipliers: FloatArray
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -50,67 +45,50 @@ class _Part:
     push: Tensor  # what the objective added to the first row last time
 
 
-class JointSplitting:
-    r"""ADMM for :math:`\min \tfrac12 \|F - y\|^2 + \beta \sum_p Y^p_{11}` over moments of any size, two or more parts p.
-
-    The outputs are :math:`F_i = \rho_i \sum_p \sigma_p (Y^p_{1 z_i} - a Y^p_{1 s_i}) + b`, a the negative slope, b a bias,
-    zero unless asked for, and :math:`\sigma_p` the sign of the part. The multiplier :math:`\lambda` of that equality is a dual
-    point; at the optimum the relaxed maxima of :math:`\sigma_p \lambda` are at most :math:`\beta` on each part, and no such
-    point has a larger dual objective. There is one part for each sign to begin with; :meth:`split` halves some of them at the
-    sign of a sample, which tightens the relaxation where the trained network has its branches.
+class JointSplitting(AbstractJointAscent):
+    """ADMM over full matrices of moments.
 
     Args:
-        rows: Of norm one, shape (n, r).
-        norms: :math:`\rho` (n,), of size about one.
-        targets: y (n,), of norm about one.
-        slope: a, the negative slope.
-        path_decay: :math:`\beta`.
-        slope_bound: Largest :math:`|\lambda_i|`, for Huber losses.
-        has_bias: Whether b is free.
+        training: The problem.
         device: Where the iterations run.
     """
 
-    def __init__(
-        self,
-        rows: FloatArray,
-        norms: FloatArray,
-        targets: FloatArray,
-        *,
-        slope: float,
-        path_decay: float,
-        slope_bound: float,
-        has_bias: bool,
-        device: torch.device,
-    ) -> None:
-        lift = Lift.of(rows, np.zeros(len(rows)), np.zeros(rows.shape[1]))
+    def __init__(self, training: RelaxedTraining, *, device: torch.device) -> None:
+        lift = Lift.of(training.rows, np.zeros(len(training.rows)), np.zeros(training.rows.shape[1]))
         self._active, self._inactive, self._first = lift.active, lift.inactive, 1 + lift.rank
-        self._cone, self._device = ProductCone(lift, is_normalised=False), device
-        self._norms, self._targets = torch.from_numpy(norms).to(device), torch.from_numpy(targets).to(device)
-        self._slope, self.path_decay, self._slope_bound, self._has_bias = slope, path_decay, slope_bound, has_bias
+        self._cone, self._device, self._training = ProductCone(lift, is_normalised=False), device, training
+        self._norms = torch.from_numpy(training.norms).to(device)
+        self._targets = torch.from_numpy(training.targets).to(device)
         zero = torch.zeros(lift.length, lift.length, dtype=torch.float64, device=device)
         self._parts = [self._part(sign, lift, zero, zero, zero[0]) for sign in (1.0, -1.0)]
         self._bias, self._penalty = 0.0, 0.3
-        self.dual_point = self._targets
+        self._dual_point = self._targets
+        self.iterations = 0
 
     @property
-    def num_parts(self) -> int:
-        """How many parts there are, both signs together."""
-        return len(self._parts)
-
-    @property
-    def length(self) -> int:
-        """Order of the moments of a part."""
-        return len(self._parts[0].moments)
-
-    @property
-    def weights(self) -> FloatArray:
-        """Weights of the samples in the relaxation of the positive sign: the dual point times the norms, shape (n,)."""
-        result: FloatArray = (self.dual_point * self._norms).cpu().numpy()
+    def dual_point(self) -> FloatArray:
+        """See :meth:`AbstractJointAscent.dual_point`."""
+        result: FloatArray = self._dual_point.cpu().numpy()
         return result
 
     @property
+    def num_parts(self) -> int:
+        """See :meth:`AbstractJointAscent.num_parts`."""
+        return len(self._parts)
+
+    @property
+    def part_bytes(self) -> int:
+        """See :meth:`AbstractJointAscent.part_bytes`."""
+        return 48 * len(self._parts[0].moments) ** 2
+
+    @property
+    def weights(self) -> FloatArray:
+        """See :meth:`AbstractJointAscent.weights`."""
+        return self._training.weights(self.dual_point)
+
+    @property
     def leaves(self) -> list[JointLeaf]:
-        """All parts: for each sign they cover the sphere."""
+        """See :meth:`AbstractJointAscent.leaves`."""
         leaves = []
         for part in self._parts:
             multipliers = -self._penalty * part.offsets
@@ -119,23 +97,55 @@ class JointSplitting:
             leaves.append(JointLeaf(sign=part.sign, signs=part.lift.signs, multipliers=multipliers.cpu().numpy()))
         return leaves
 
+    @classmethod
+    def after(cls, other: JointLowRank, training: RelaxedTraining, *, device: torch.device) -> JointSplitting:
+        """Go on where a low-rank solver of the same problem stopped, before any split."""
+        result = cls(training, device=device)
+        result._dual_point, result._bias = torch.from_numpy(other.dual_point).to(device), other.bias
+        starts = other.parts
+        sizes = [np.linalg.norm(start.multipliers) / max(float(np.linalg.norm(start.moments)), 1e-300) for start in starts]
+        result._penalty = _FIRST_PENALTY * min(max(float(np.mean(sizes)), 1e-3), 1e3)
+        for part, start in zip(result._parts, starts, strict=True):
+            part.moments = part.face_moments = part.before = torch.from_numpy(start.moments).to(device)
+            part.push = result._push(part.sign, result._dual_point)
+            part.offsets = torch.from_numpy(start.multipliers).to(device) / -result._penalty
+            part.offsets[0] -= part.push
+            part.offsets[1:, 0] -= part.push[1:]
+        return result
+
+    def advance(self, is_over: Callable[[], bool]) -> float:
+        """See :meth:`AbstractJointAscent.advance`."""
+        before = self._dual_point
+        if self.iterations and self.num_parts == 2:
+            self.balance()
+        try:
+            for _ in range(_ITERATIONS):
+                if is_over():
+                    break
+                self.step()
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return math.nan
+        length = float(torch.linalg.norm(self._dual_point))
+        return float(torch.linalg.norm(self._dual_point - before)) / length if length > 0.0 else 0.0
+
     def step(self) -> None:
         """One iteration; raises ``torch.linalg.LinAlgError`` where an eigendecomposition fails."""
         targets = []
         for part in self._parts:
             part.face_moments = part.face.project(part.moments - part.offsets)
             targets.append(torch.lerp(part.moments, part.face_moments, _RELAXATION).add_(part.offsets))
-            targets[-1][0, 0] -= self.path_decay / self._penalty
-        self.dual_point = self._coupled_point(targets)
+            targets[-1][0, 0] -= self._training.path_decay / self._penalty
+        self._dual_point = self._coupled_point(targets)
         for part, target in zip(self._parts, targets, strict=True):
-            part.push = self._push(part.sign, self.dual_point)
+            part.push = self._push(part.sign, self._dual_point)
             _add_to_border(target, part.push[1:])
             part.before, part.moments = part.moments, self._cone.project(target)
             part.offsets = target.sub_(part.moments)
             part.offsets[0, 0] -= part.push[0]
             _add_to_border(part.offsets, -part.push[1:])
-        if self._has_bias:  # a descent step on the bias: its optimality is the balance of the dual point
-            self._bias += float(self.dual_point.mean())
+        self.iterations += 1
+        if self._training.has_bias:  # a descent step on the bias: its optimality is the balance of the dual point
+            self._bias += float(self._dual_point.mean())
 
     def balance(self) -> None:
         """Change the penalty where one of the two relative residuals is much larger than the other."""
@@ -154,7 +164,9 @@ class JointSplitting:
             part.push = part.push / factor
 
     def split(self, number: int) -> None:
-        """Halve so many parts at the sign of a sample: those where that matters most."""
+        """See :meth:`AbstractJointAscent.split`."""
+        if self.num_parts == 2:
+            self.scale_penalty(_PENALTY_OF_SPLITS)
         choices = sorted(((*self._widest_sample(part), k) for k, part in enumerate(self._parts)), reverse=True)
         chosen = {k: sample for score, sample, k in choices[:number] if score > 0.0}
         parts = []
@@ -176,7 +188,7 @@ class JointSplitting:
     def _widest_sample(self, part: _Part) -> tuple[float, int]:
         """The undecided sample that is on as much as off, weighted by its dual; and by how much."""
         moments = part.moments[0]
-        scores = (self.dual_point * self._norms).abs() * torch.minimum(moments[self._active], moments[self._inactive])
+        scores = (self._dual_point * self._norms).abs() * torch.minimum(moments[self._active], moments[self._inactive])
         scores[torch.from_numpy(part.lift.signs != 0).to(self._device)] = -1.0
         sample = int(scores.argmax())
         return float(scores[sample]), sample
@@ -184,8 +196,8 @@ class JointSplitting:
     def _push(self, sign: float, dual_point: Tensor) -> Tensor:
         """What the objective adds to the first row of the targets."""
         pull = sign * self._pull(dual_point)
-        corner = pull.new_tensor([-self.path_decay / self._penalty])
-        return torch.cat([corner, pull.new_zeros(self._first - 1), pull, -self._slope * pull])
+        corner = pull.new_tensor([-self._training.path_decay / self._penalty])
+        return torch.cat([corner, pull.new_zeros(self._first - 1), pull, -self._training.slope * pull])
 
     def _pull(self, dual_point: Tensor) -> Tensor:
         """What a dual point adds to the targets of ``Y_{1 z_i}``."""
@@ -194,7 +206,7 @@ class JointSplitting:
     def _coupled_point(self, targets: list[Tensor]) -> Tensor:
         """The dual point at which the loss and the projections agree: a root for each sample, by bisection."""
         signs = self._targets.new_tensor([part.sign for part in self._parts])[:, None]
-        groups = [(self._active, signs)] + ([(self._inactive, -self._slope * signs)] if self._slope else [])
+        groups = [(self._active, signs)] + ([(self._inactive, -self._training.slope * signs)] if self._training.slope else [])
         borders = []
         for where, weights in groups:
             heights = torch.stack([target[0, where] for target in targets])
@@ -214,7 +226,7 @@ class JointSplitting:
             middle = 0.5 * (low + high)
             is_high = excess(middle) > 0.0
             low, high = torch.where(is_high, low, middle), torch.where(is_high, middle, high)
-        return (0.5 * (low + high)).clamp(-self._slope_bound, self._slope_bound)
+        return (0.5 * (low + high)).clamp(-self._training.slope_bound, self._training.slope_bound)
 
 
 def _add_to_border(matrix: Tensor, border: Tensor) -> None:

@@ -15,14 +15,14 @@ from torch_strongdual.certification.oracles._doubly_nonnegative.limited_memory i
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper_of_products
 
-__all__ = ["LowRankAscent", "LowRankPoint", "first_factor"]
+__all__ = ["CUTS", "LowRankAscent", "LowRankPoint", "first_factor"]
 
 FloatArray = NDArray[np.float64]
 
 _SPARE_RANK = 8  # columns of the factor beyond the rank of the data
 _STEPS = 50  # of the minimiser, between two updates of the multipliers
 _FIRST_WEIGHT, _LAST_WEIGHT, _GROWTH = 5.0, 40.0, 1.3  # of the penalty, in units in which the weights have norm one
-_CUTS = 5  # new products a sample and update, at most
+CUTS = 5  # new products a sample and update, at most
 _NEAR, _FINALLY_NEAR = 0.1, 0.003  # distance from its own estimate of the relaxation's value, of that to the goal
 _PATIENCE, _FINAL_PATIENCE = 8, 30  # rounds without a better bound
 
@@ -108,7 +108,7 @@ class LowRankAscent(AbstractAscent):
     def _update(self) -> None:
         products, value = self._evaluated
         weight = max(self._penalty.weight, min(_GROWTH * self._penalty.weight, _LAST_WEIGHT))
-        self._penalty = self._penalty.updated(value, products, weight=weight, max_cuts=_CUTS * self._lift.num_rows)
+        self._penalty = self._penalty.updated(value, products, weight=weight, max_cuts=CUTS * self._lift.num_rows)
 
     def _minimise(self, is_over: Callable[[], bool]) -> None:
         shape, rank = self._factor.shape, self._lift.rank
@@ -143,9 +143,9 @@ class LowRankAscent(AbstractAscent):
         return value, np.concatenate([of_linear / length, of_opened]).ravel()
 
 
-def first_factor(lift: Lift) -> FloatArray:
+def first_factor(lift: Lift, seed: int = 0) -> FloatArray:
     """V random of norm one, W the absolute values of X V up to scale: of the right size, not special in any way."""
     columns = lift.rank + _SPARE_RANK
-    linear = np.random.default_rng(0).standard_normal((lift.rank, columns))
+    linear = np.random.default_rng(seed).standard_normal((lift.rank, columns))
     linear /= np.linalg.norm(linear)
     return np.concatenate([linear, np.abs(lift.rows @ linear)])

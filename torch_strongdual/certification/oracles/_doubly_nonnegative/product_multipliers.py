@@ -58,6 +58,15 @@ class ProductMultipliers:
             cones=factor * self.cones,
         )
 
+    def matrix(self, lift: Lift) -> FloatArray:
+        """The symmetric matrix of the same form in lifted vectors, shape (1 + r + 2 n, 1 + r + 2 n)."""
+        first = 1 + lift.rank
+        result = np.zeros((lift.length, lift.length))
+        result[first:, first:] = self.coupling().toarray()
+        result[:first, first:] = 0.5 * self.cones.T
+        result[first:, :first] = 0.5 * self.cones
+        return result
+
     def coupling(self) -> Any:
         """Symmetric B with ``p'Bp`` the first two sums (its halves are exact), as a sparse matrix."""
         from scipy.sparse import coo_array
