@@ -165,7 +165,7 @@ def test_penalties_have_their_own_dual(penalty: str) -> None:
     net = ParallelNet(linear(2, 2), nn.ReLU(), linear(2, 1), num_branches=10, dtype=torch.float64)
     loss, path_decay = HalfSquaredLoss(), 0.5
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
-    for _ in range(1500):
+    for _ in range(700):
         optimizer.zero_grad()
         (loss(net(inputs), targets) + path_decay * net.path_penalty(penalty)).backward()
         optimizer.step()

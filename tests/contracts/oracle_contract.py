@@ -153,12 +153,12 @@ class OracleContract:
             self.check_same(case, case.but(dual_point=case.dual_point @ rotation))
             self.check_same(case, case.but(dual_point=-case.dual_point))
 
-    @pytest.mark.parametrize("scale", [1e-150, 3e-5, 1e150])
+    @pytest.mark.parametrize("scale", [3e-150, 7e149])
     def test_scale_of_the_dual_point_factors_out(self, scale: float) -> None:
         for case in self.cases:
             self.check_same(case, case.but(dual_point=case.dual_point * scale), scale)
 
-    @pytest.mark.parametrize("scale", [1e-150, 3e-5, 1e150])
+    @pytest.mark.parametrize("scale", [3e-150, 7e149])
     def test_scale_of_the_inputs_factors_out(self, scale: float) -> None:
         for case in self.cases:
             if not case.spec.input_bias:

@@ -77,10 +77,10 @@ class TestDepthRecursion(OracleContract):
         return DepthRecursion(AngularSweepOracle())
 
     def make_cases(self) -> list[OracleCase]:
-        inputs, duals = drawn(0, 8, 2)
+        inputs, duals = drawn(0, 6, 2)
         duals = duals.abs()
         truth = exact_planar_dual_norm(inputs.numpy(), duals.numpy())
-        mixed = OracleCase(name="mixed signs", spec=spec_of((0.1, 0.1)), inputs=inputs, dual_point=drawn(1, 8, 2)[1])
+        mixed = OracleCase(name="mixed signs", spec=spec_of((0.1, 0.1)), inputs=inputs, dual_point=drawn(1, 6, 2)[1])
         positive = OracleCase(name="positive", spec=spec_of((0.0, 0.0)), inputs=inputs, dual_point=duals, truth=truth)
         return [positive, mixed]
 

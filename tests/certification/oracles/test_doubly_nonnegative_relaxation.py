@@ -191,7 +191,7 @@ class TestAgainstInteriorPoints:
         lift = random_lift(10 * num_rows + rank, num_rows, rank, linear=linear)
         truth = doubly_nonnegative_value(lift.rows, lift.weights, lift.linear)
         splitting, best = Splitting(lift, device=CPU), math.inf
-        for _ in range(60):
+        for _ in range(30):
             for _ in range(20):
                 splitting.step()
             best = min(best, safe_upper(lift, splitting.multipliers))
@@ -207,7 +207,7 @@ class TestTightness:
         found = maximise(problem, max_nodes=1, rtol=1e-3)
         assert 5.0 <= found.upper <= 5.006
 
-    @pytest.mark.parametrize(("num_rows", "rank"), [(20, 4), (30, 12), (40, 20)])
+    @pytest.mark.parametrize(("num_rows", "rank"), [(20, 4), (30, 12)])
     def test_tighter_than_the_quadratic_relaxation(self, num_rows: int, rank: int) -> None:
         problem = random_problem(num_rows, num_rows, rank)
         request = BoundRequest(rtol=1e-3, deadline=Deadline(20.0))
