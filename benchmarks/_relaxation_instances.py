@@ -99,10 +99,27 @@ def _diabetes_products() -> tuple[FloatArray, FloatArray]:
     return np.hstack([features, features[:, first] * features[:, second]]), targets.astype(np.float64)
 
 
+def _diabetes() -> tuple[FloatArray, FloatArray]:
+    from sklearn.datasets import load_diabetes
+
+    features, targets = load_diabetes(return_X_y=True)
+    return features, targets.astype(np.float64)
+
+
+def _wine() -> tuple[FloatArray, FloatArray]:
+    """The first cultivar against the others."""
+    from sklearn.datasets import load_wine
+
+    features, labels = load_wine(return_X_y=True)
+    return features, (labels == 0).astype(np.float64)
+
+
 _DATA: dict[str, Callable[[], tuple[FloatArray, FloatArray]]] = {
     "breast_cancer": _breast_cancer,
+    "diabetes": _diabetes,
     "digits": _digits,
     "diabetes, products": _diabetes_products,
+    "wine": _wine,
 }
 
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import importlib
 import io
 import math
+import sys
+import time
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests._cpu_clock import count_cpu_time
 from tests.references.convex_program import convex_program_optimum
 from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem, optimize_to_certificate
+from torch_strongdual.certification._support_polish import polished
 from torch_strongdual.certification.oracles import DoublyNonnegativeRelaxation, GatedOracle
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.losses import HalfSquaredLoss
@@ -162,3 +167,35 @@ def test_memory_is_bounded_over_many_steps() -> None:
 def test_an_oracle_for_other_branches_is_refused_at_construction() -> None:
     with pytest.raises(UnsupportedModelError, match="GatedOracle cannot certify"):
         DualSolver(make_problem(), GatedOracle())
+
+
+def test_time_is_kept_with_hundreds_of_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quasi-Newton steps of the restricted dual are long there; their import is not what is tested."""
+    importlib.import_module("scipy.optimize")
+    count_cpu_time(monkeypatch)
+    torch.manual_seed(0)
+    layers = nn.Linear(5, 1, bias=False), nn.ReLU(), nn.Linear(1, 5, bias=False)
+    net = ParallelNet(*layers, num_branches=800, dtype=torch.float64)
+    inputs, targets = torch.randn(300, 5, dtype=torch.float64), torch.randn(300, 5, dtype=torch.float64)
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=6.0)
+    solver = DualSolver(problem)
+    solver.prepare()
+    begin = time.process_time()
+    certificate = solver.step(ParallelWeights.from_module(net), rtol=1e-3, deadline=Deadline(0.8))
+    assert time.process_time() - begin <= 0.8 + 0.2
+    assert math.isfinite(certificate.dual_bound)
+    assert float(certificate.stats["rounds"]) >= 1.0
+
+
+def test_quasi_newton_steps_need_no_import_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "scipy.optimize", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [])  # any import would fail
+    point = torch.ones(2, 1, dtype=torch.float64)
+    found = polished(
+        lambda outputs: (0.5 * float(outputs.square().sum()), -outputs),
+        torch.eye(2, dtype=torch.float64),
+        torch.ones(2, dtype=torch.float64),
+        point,
+        deadline=Deadline(1.0),
+    )
+    assert found is point

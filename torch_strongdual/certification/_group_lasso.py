@@ -74,7 +74,7 @@ def solve_group_lasso(
             break
         state.advance()
         if iteration % _POLISH_EVERY == 0:
-            state.polish()
+            state.polish(deadline)
         if iteration % _CHECK_EVERY == 0:
             gap = state.relative_gap()
     coefficients = (state.point / lengths[:, None])[: atoms.shape[1]]
@@ -133,14 +133,14 @@ class _Iterate:
         self.ahead = moved + (self.speed - 1.0) / faster * (moved - self.point)
         self.point, self.speed = moved, faster
 
-    def polish(self) -> None:
+    def polish(self, deadline: Deadline) -> None:
         """Quasi-Newton descent over the atoms in use; kept if it lowers the objective."""
         loss = self.problem.loss
 
         def value_and_residual(outputs: Tensor) -> tuple[float, Tensor]:
             return float(loss.value(outputs)), loss.residual(outputs)
 
-        found = polished(value_and_residual, self.atoms, self.weights, self.point)
+        found = polished(value_and_residual, self.atoms, self.weights, self.point, deadline=deadline)
         if self.objective(self.atoms @ found, found) < self.objective(self.atoms @ self.point, self.point):
             self.point = self.ahead = found
             self.speed = 1.0

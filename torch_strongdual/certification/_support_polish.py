@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -9,9 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.deadline import Deadline
+
 __all__ = ["polished"]
 
 FloatArray = NDArray[np.float64]
+
+_IMPORT_SECONDS = 2.0  # what the first import of the minimiser takes on a busy machine
 
 
 def polished(
@@ -20,6 +25,7 @@ def polished(
     weights: Tensor,  # shape: (num_atoms,)
     point: Tensor,  # shape: (num_atoms, out_features)
     *,
+    deadline: Deadline,
     max_iterations: int = 300,
 ) -> Tensor:  # shape: (num_atoms, out_features)
     """Minimise ``loss(A V) + sum_j weights_j ||V_j||`` over the non-zero rows of ``point``, by L-BFGS.
@@ -29,8 +35,11 @@ def polished(
         atoms: A.
         weights: Zero for an unpenalised row.
         point: Rows that are zero stay zero.
+        deadline: When to stop; where it leaves no time to import the minimiser, ``point`` comes back as it is.
         max_iterations: Of L-BFGS.
     """
+    if deadline.expired or ("scipy.optimize" not in sys.modules and deadline.remaining < _IMPORT_SECONDS):
+        return point
     from scipy.optimize import minimize
 
     used = (torch.linalg.vector_norm(point, dim=1) > 0) | (weights == 0)
@@ -44,11 +53,16 @@ def polished(
         gradient = penalties[:, None] * directions - (columns.T @ residual).numpy()
         return value + float(penalties @ norms), gradient.ravel()
 
+    def stop_in_time(_: FloatArray) -> None:
+        if deadline.expired:
+            raise StopIteration
+
     found = minimize(
         objective,
         start.ravel(),
         jac=True,
         method="L-BFGS-B",
+        callback=stop_in_time,
         options={"maxiter": max_iterations, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-12},
     )
     result = point.clone()
