@@ -26,7 +26,7 @@ from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights
 
 BENCHMARK = Benchmark(title="bounds of the dual norm against an epoch of training", duration="10 minutes")
 
-_FEATURES, _CLASSES, _BRANCHES, _HIDDEN = 784, 10, 64, 64
+_FEATURES, _CLASSES, _HIDDEN = 784, 10, 64
 _MIB = 2**20
 
 
@@ -36,19 +36,21 @@ class _Sizes:
 
     Args:
         samples: Of the data.
+        branches: Of the network, and gates.
         batch: Samples of a batch of training.
         timed_batches: Of an epoch.
         timed_samples: Whose outputs are computed.
     """
 
     samples: int
+    branches: int
     batch: int
     timed_batches: int
     timed_samples: int
 
 
-_FULL = _Sizes(samples=100_000, batch=256, timed_batches=8, timed_samples=4_000)
-_QUICK = _Sizes(samples=256, batch=64, timed_batches=1, timed_samples=256)
+_FULL = _Sizes(samples=100_000, branches=64, batch=256, timed_batches=8, timed_samples=4_000)
+_QUICK = _Sizes(samples=256, branches=16, batch=64, timed_batches=1, timed_samples=256)
 
 
 def run(options: Options) -> None:
@@ -61,9 +63,9 @@ def run(options: Options) -> None:
     report.notes = _notes(inputs, sizes)
     for name, activation, oracle, target in (
         ("linear", None, LinearOracle(), 1.0),
-        (f"gated, {_BRANCHES} gates", GatedReLU(_FEATURES), GatedOracle(), 10.0),
+        (f"gated, {sizes.branches} gates", GatedReLU(_FEATURES), GatedOracle(), 10.0),
     ):
-        report.rows += _rows(report, name, _network(activation), oracle, inputs, labels, target, sizes)
+        report.rows += _rows(report, name, _network(activation, sizes.branches), oracle, inputs, labels, target, sizes)
     report.rows.append(_many_gates(report, options))
     print(report.write(options.stem, device=options.device))
 
@@ -71,7 +73,7 @@ def run(options: Options) -> None:
 def _notes(inputs: Tensor, sizes: _Sizes) -> list[str]:
     return [
         f"Data: {len(inputs)} samples, {_FEATURES} features, {_CLASSES} classes, float32 ({inputs.nbytes / _MIB:.0f} MiB).",
-        f"Net: {_BRANCHES} branches {_FEATURES}-{_HIDDEN}-{_CLASSES}, cross-entropy.",
+        f"Net: {sizes.branches} branches {_FEATURES}-{_HIDDEN}-{_CLASSES}, cross-entropy.",
         f"Training epoch: forward, backward and AdamW step on batches of {sizes.batch}; batches timed: {sizes.timed_batches}; "
         "their time is multiplied.",
         "bound: one dual norm, proven, of the network's residual.",
@@ -80,9 +82,9 @@ def _notes(inputs: Tensor, sizes: _Sizes) -> list[str]:
     ]
 
 
-def _network(activation: nn.Module | None) -> ParallelNet:
+def _network(activation: nn.Module | None, num_branches: int) -> ParallelNet:
     layers = [nn.Linear(_FEATURES, _HIDDEN, bias=False), *([] if activation is None else [activation])]
-    return ParallelNet(*layers, nn.Linear(_HIDDEN, _CLASSES, bias=False), num_branches=_BRANCHES)
+    return ParallelNet(*layers, nn.Linear(_HIDDEN, _CLASSES, bias=False), num_branches=num_branches)
 
 
 def _rows(
@@ -134,7 +136,7 @@ def _rows(
 
 
 def _training(net: ParallelNet, inputs: Tensor, labels: Tensor, sizes: _Sizes) -> Callable[[], None]:
-    trained = ParallelNet(*[net.branch(0)[i] for i in range(len(net.branch(0)))], num_branches=_BRANCHES)
+    trained = ParallelNet(*[net.branch(0)[i] for i in range(len(net.branch(0)))], num_branches=sizes.branches)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
     loss = nn.CrossEntropyLoss()
     batches = cycle(zip(inputs.split(sizes.batch), labels.split(sizes.batch), strict=True))

@@ -68,7 +68,7 @@ class Row:
 def run(options: Options) -> None:
     """Train, bound, certify and write."""
     cases = [case for case in deep_cases() if case.is_quick or not options.quick]
-    num_steps, seconds = (150, 1.0) if options.quick else (600, 10.0)
+    num_steps, seconds = (100, 0.5) if options.quick else (600, 10.0)
     rows = []
     for case in cases:
         rows.append(_measured(case, trained(case, num_steps=num_steps, seconds=min(seconds, 2.0)), seconds))
