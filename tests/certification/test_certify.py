@@ -127,9 +127,17 @@ def test_planted_optimum_is_certified_to_seven_digits(make: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [nn.MSELoss(), nn.HuberLoss(), nn.SmoothL1Loss(), nn.L1Loss(), nn.MSELoss(reduction="sum")], ids=repr
+    ("loss", "bias"),
+    [
+        (nn.MSELoss(), False),
+        (nn.MSELoss(), True),
+        (nn.HuberLoss(), True),
+        (nn.SmoothL1Loss(), False),
+        (nn.L1Loss(), True),
+        (nn.MSELoss(reduction="sum"), False),
+    ],
+    ids=repr,
 )
-@pytest.mark.parametrize("bias", [False, True])
 def test_trained_regression_is_certified(loss: nn.Module, bias: bool) -> None:
     inputs, targets = data()
     net = relu_net(bias=bias)
@@ -142,14 +150,13 @@ def test_trained_regression_is_certified(loss: nn.Module, bias: bool) -> None:
         assert float(certificate.dual_point.sum().abs()) < 1e-12
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_trained_classifiers_are_certified(bias: bool) -> None:
+def test_trained_classifiers_are_certified() -> None:
     inputs, scores = data(num_outputs=3)
     labels = scores.argmax(1)
-    for loss, targets, num_outputs in (
-        (nn.CrossEntropyLoss(label_smoothing=0.1), labels, 3),
-        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)), labels, 3),
-        (nn.BCEWithLogitsLoss(), (scores[:, :1] > 0).double(), 1),
+    for loss, targets, num_outputs, bias in (
+        (nn.CrossEntropyLoss(label_smoothing=0.1), labels, 3, True),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)), labels, 3, False),
+        (nn.BCEWithLogitsLoss(), (scores[:, :1] > 0).double(), 1, True),
     ):
         net = relu_net(num_outputs=num_outputs, bias=bias, num_branches=20)
         path_decay = 0.2 * max_path_decay(net, inputs, targets, loss=loss).lower

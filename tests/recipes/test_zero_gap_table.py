@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> dict[str, Any]:
-    return zero_gap_table.main(["--fast", "--output", str(folder)])
+    return zero_gap_table.main(["--fast", "--num-fits", "1", "--output", str(folder)])
 
 
 def test_numbers_agree_with_closed_forms(record: dict[str, Any]) -> None:
