@@ -97,7 +97,7 @@ def _parsed() -> tuple[Settings, Path]:
     settings = Settings()
     if args.quick:
         settings = Settings(
-            ranks=(2, 3, 6),
+            ranks=(2, 6),
             sizes=(50,),
             seconds=5.0,
             reach_seconds=10.0,

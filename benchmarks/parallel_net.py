@@ -50,7 +50,7 @@ def _deep(options: Options, num_threads: int) -> list[RatioRow]:
 
 
 def _many_small(options: Options, num_threads: int) -> list[RatioRow]:
-    num_branches = 128 if options.quick else 512
+    num_branches = 64 if options.quick else 512
     work = f"K={num_branches}, 64-32-32-1, B=256"
     calls = _deep_calls((64, 32, 32, 1), num_branches, 256, options)
     rows = []
@@ -77,7 +77,7 @@ def _few_wide(options: Options, num_threads: int) -> list[RatioRow]:
 
 
 def _gated(options: Options, num_threads: int) -> list[RatioRow]:
-    num_samples = 128 if options.quick else 1024
+    num_samples = 64 if options.quick else 1024
     inputs = torch.randn(num_samples, 784, device=options.device)
     calls = {}
     for name, activation in (("gated ReLU", GatedReLU(784)), ("ReLU", nn.ReLU())):
