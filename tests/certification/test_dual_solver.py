@@ -14,7 +14,7 @@ from tests._cpu_clock import count_cpu_time
 from tests.references.convex_program import convex_program_optimum
 from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem, optimize_to_certificate
 from torch_strongdual.certification._support_polish import polished
-from torch_strongdual.certification.oracles import DoublyNonnegativeRelaxation, GatedOracle
+from torch_strongdual.certification.oracles import DoublyNonnegativeRelaxation, GatedOracle, QuadraticRelaxation
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet, ParallelWeights
@@ -146,14 +146,14 @@ def test_a_point_chosen_with_its_relaxation_proves_more_where_the_relaxation_is_
     net = ParallelNet(*layers, num_branches=1, dtype=torch.float64)
     net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.5, rtol=1e-2).net
     problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.5)
-    gaps = []
-    for is_spent in (True, False):
-        solver = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
-        solver.joint.is_spent = is_spent
-        certificate = solver.step(ParallelWeights.from_module(net), rtol=1e-2, deadline=Deadline(30.0), max_rounds=0)
-        gaps.append(certificate.relative_gap)
-    assert gaps[0] > 1e-2
-    assert gaps[1] < 0.8 * gaps[0]
+    alone = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
+    alone.joint.is_spent = True
+    weights = ParallelWeights.from_module(net)
+    gap = alone.step(weights, rtol=1e-2, deadline=Deadline(60.0), max_rounds=0).relative_gap
+    assert gap > 1e-2
+    solver = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
+    solver.joint.is_spent, solver.joint.is_preferred = False, True
+    assert solver.step(weights, rtol=0.8 * gap, deadline=Deadline(60.0), max_rounds=0).is_certified
 
 
 def test_memory_is_bounded_over_many_steps() -> None:
@@ -199,3 +199,36 @@ def test_quasi_newton_steps_need_no_import_without_time(monkeypatch: pytest.Monk
         deadline=Deadline(1.0),
     )
     assert found is point
+
+
+def test_a_residual_bounded_before_is_not_bounded_afresh() -> None:
+    """The second call goes on from what the first proved, and only for the same point."""
+    net, solver = make_net(), DualSolver(make_problem())
+    candidate = solver.problem.dual_candidate(solver.problem.primal(ParallelWeights.from_module(net)).outputs)
+    assert solver.known_residual_bound(candidate) is None
+    solver.step(ParallelWeights.from_module(net), rtol=1e-3, deadline=Deadline(30.0), max_rounds=0)
+    known = solver.known_residual_bound(candidate)
+    assert known is not None
+    assert 0.0 < known.lower <= known.upper < math.inf
+    assert solver.known_residual_bound(candidate * (1.0 + 2.0**-40)) is None
+
+
+def test_where_boxes_were_expected_to_do_well_but_do_not_the_joint_dual_has_its_turn() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(60, 8, generator=generator, dtype=torch.float64)
+    targets = torch.randn(60, 1, generator=generator, dtype=torch.float64)
+    layers = nn.Linear(8, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)
+    net = ParallelNet(*layers, num_branches=1, dtype=torch.float64)
+    net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0, time_budget=2.0).net
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0)
+    alone = DualSolver(problem, QuadraticRelaxation())
+    assert not alone.joint.is_preferred
+    assert not alone.joint.is_spent
+    alone.joint.is_spent = True
+    weights = ParallelWeights.from_module(net)
+    gap = alone.step(weights, rtol=1e-3, deadline=Deadline(60.0), max_rounds=0).relative_gap
+    certificate = DualSolver(problem, QuadraticRelaxation()).step(
+        weights, rtol=0.9 * gap, deadline=Deadline(60.0), max_rounds=0
+    )
+    assert certificate.is_certified
+    assert "joint dual" in str(certificate.evidence["dual_point_from"])

@@ -139,15 +139,6 @@ def test_a_point_bounded_again_keeps_the_smaller_bound() -> None:
     assert kept["source"] == "1.1"
 
 
-def test_what_is_proven_of_a_point_is_found_again() -> None:
-    problem, points = make_problem(), ProvenPoints()
-    assert points.dual_norm_upper(random_point(0)) == math.inf
-    for factor in (1.5, 1.1):
-        points.add(proven(problem, random_point(0), factor))
-    assert points.dual_norm_upper(random_point(0)) == proven(problem, random_point(0), 1.1).dual_norm_upper
-    assert points.dual_norm_upper(random_point(0) * (1.0 + 2.0**-40)) == math.inf
-
-
 def test_state_round_trip() -> None:
     problem, points = make_problem(), ProvenPoints()
     for point in opposite_points(problem):

@@ -13,7 +13,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.joint_dual import JointDual
 from torch_strongdual.certification.oracles import BoundRequest
-from torch_strongdual.certification.oracles.auto_two_layer_oracle import boxes_pay
+from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, boxes_pay
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 
@@ -42,7 +42,7 @@ class JointCandidate:
     sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are.
 
     Args:
-        problem: Any; where the method does not apply, there is no candidate.
+        problem: Any; where the method does not apply, or boxes soon prove anything, there is no candidate.
     """
 
     def __init__(self, problem: TrainingProblem) -> None:
@@ -51,7 +51,11 @@ class JointCandidate:
         self._oracle_state: Any = None
         self._proven = self._hoped = -math.inf
         self._best, self._stalls = -math.inf, 0
-        self.is_spent = not (JointDual.supports(problem) and _is_relaxed(problem))
+        rank = _rank(problem) if JointDual.supports(problem) else 0
+        #: Whether there is nothing to offer, or no more.
+        self.is_spent = rank <= EASY_RANK
+        #: Whether relaxations are expected to have the last word; where boxes have it, the residual is as good a point.
+        self.is_preferred = not self.is_spent and not boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True)
 
     def next_point(self, deadline: Deadline, *, attainable: float) -> JointPoint | None:
         """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more.
@@ -95,9 +99,7 @@ class JointCandidate:
         return self._hoped - self._proven <= attainable - self._hoped
 
 
-def _is_relaxed(problem: TrainingProblem) -> bool:
-    """Whether relaxations have the last word on data of this size; where boxes have it, the residual is as good a point."""
+def _rank(problem: TrainingProblem) -> int:
+    """Of what the branches see; 0 of data that are not finite."""
     inputs = problem.spec.branch_inputs(problem.inputs).numpy()
-    if not np.isfinite(inputs).all():
-        return False
-    return not boxes_pay(RowSpace.of(inputs).rank, len(inputs), 1, has_relaxation=True)
+    return RowSpace.of(inputs).rank if np.isfinite(inputs).all() else 0

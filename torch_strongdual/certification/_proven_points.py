@@ -69,10 +69,6 @@ class ProvenPoints:
                 return
         self._points = [*self._points, point][-_CAPACITY:]
 
-    def dual_norm_upper(self, candidate: Tensor) -> float:
-        """What is proven of exactly this dual point; infinite if nothing."""
-        return min((p.dual_norm_upper for p in self._points if torch.equal(p.candidate, candidate)), default=math.inf)
-
     def best_combination(self, problem: TrainingProblem, deadline: Deadline | None = None) -> ProvenPoint | None:
         """The combination of largest dual objective that line searches find; ``None`` if fewer than two points are of use.
 

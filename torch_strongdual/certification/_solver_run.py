@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SolverRun"]
 
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
+_VERY_LOOSE = 0.3  # even where boxes were expected to do well
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
 _JOINT_SHARE = 0.8
 
@@ -60,10 +62,10 @@ class SolverRun:
         if self.is_done() or self.is_solved():
             return
         was_loose = self.is_loose()
-        if was_loose:
+        if self._suits_joint():
             self.try_joint_points()
         self.generate_columns(weights, min(max_rounds, _LOOSE_ROUNDS) if was_loose else max_rounds)
-        if not was_loose and max_rounds > 0 and self.is_loose():
+        if not was_loose and max_rounds > 0 and self._suits_joint():
             self.try_joint_points()
         if was_loose:
             self.refine_combination()
@@ -141,21 +143,30 @@ class SolverRun:
         """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves."""
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
-        known = self.solver.points.dual_norm_upper(candidate)
+        known = self.solver.known_residual_bound(candidate)
+        if known is not None and not self.solver.joint.is_preferred:
+            self.last, self.residual_witnesses = known, known.witnesses
+            if self._suits_joint():  # as it did then
+                return
+        upper = math.inf if known is None else known.upper
         floor = self._sufficient_norm(candidate, self.problem.dual_norm_limit)
         # The coarse answer must leave time for column generation, and for a point that suits a loose proof better.
-        can_be_joint = not self.solver.joint.is_spent
+        joint = self.solver.joint
+        can_be_joint = not joint.is_spent
+        # What an oracle has done in the coarse round is not lost for the fine one, but relaxations of a poor point are.
+        coarse = 0.4 if not can_be_joint else 0.1 if joint.is_preferred else 0.3
         for rtol in (max(fine, 2e-2), fine):
-            share = 0.5 if can_be_joint and source == "residual" else 1.0
-            deadline = self.deadline.fraction(share) if rtol == fine else self.deadline.fraction(0.1 if can_be_joint else 0.4)
-            request = BoundRequest(rtol=rtol, floor=floor, known_upper=known, deadline=deadline)
+            share = 0.5 if can_be_joint and joint.is_preferred and source == "residual" else 1.0
+            deadline = self.deadline.fraction(share if rtol == fine else coarse)
+            request = BoundRequest(rtol=rtol, floor=floor, known_upper=upper, deadline=deadline)
             proven = self._ask(candidate, source, request)
-            known = min(known, self.last.upper)
+            upper = min(upper, self.last.upper)
             if source == "residual":
                 self.residual_witnesses = self.last.witnesses
+                self.solver.residual_bound = (candidate, dataclasses.replace(self.last, upper=upper))
             if self.is_done() or rtol == fine or not self._would_pay(candidate, proven.value):
                 break
-            if can_be_joint and self.is_loose():
+            if self._suits_joint():
                 break
         self._combine()
 
@@ -263,6 +274,14 @@ class SolverRun:
             middle = 0.5 * (too_large + enough)
             enough, too_large = (middle, too_large) if suffices(middle) else (enough, middle)
         return enough
+
+    def _suits_joint(self) -> bool:
+        """Whether a point chosen together with its relaxed dual norm promises more than a tighter bound on this one."""
+        joint = self.solver.joint
+        if joint.is_spent:
+            return False
+        attained = max(self.last.lower, self.problem.dual_norm_limit)
+        return self.is_loose() if joint.is_preferred else self.last.upper > (1.0 + _VERY_LOOSE) * attained
 
     def _would_pay(self, candidate: Tensor, proven: float) -> bool:
         """Whether knowing the dual norm exactly would close a good part of the gap (an estimate, used for effort only)."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torch_strongdual.certification._atom_store import AtomStore
@@ -75,6 +76,8 @@ class DualSolver:
         self.points = ProvenPoints()
         self.joint = JointCandidate(problem)
         self.programs = RestrictedPrograms()
+        #: The network's residual last bounded, and its bound.
+        self.residual_bound: tuple[Tensor, DualNormBound] | None = None
         self._evidence: dict[str, float | str] = {}
 
     @property
@@ -154,6 +157,12 @@ class DualSolver:
         found = self.oracle.bound(self._oracle_state, candidate, request)
         self.atoms.add(found.witnesses)
         return found
+
+    def known_residual_bound(self, candidate: Tensor) -> DualNormBound | None:
+        """What was proven last, if that was of exactly this dual point: a network that stands still is not bounded afresh."""
+        if self.residual_bound is None or not torch.equal(self.residual_bound[0], candidate):
+            return None
+        return self.residual_bound[1]
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:
         """Keep ``bound`` if it beats the best one; return whether it did."""

@@ -24,11 +24,11 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereBound, S
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["AutoTwoLayerOracle", "boxes_pay"]
+__all__ = ["EASY_RANK", "AutoTwoLayerOracle", "boxes_pay"]
 
 FloatArray = NDArray[np.float64]
 
-_EASY_RANK = 7  # box branch and bound answers in about a second
+EASY_RANK = 7  # box branch and bound answers in about a second
 _HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
 _STEEP = 0.1  # size of the first axis left out, relative to the largest, from which leading axes may do
@@ -90,10 +90,10 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         if problem.rank <= 2:
             exact: AbstractTwoLayerOracle = RankOneOracle() if problem.rank <= 1 else AngularSweepOracle()
             return _named(exact, exact.maximise(problem, request, starts))
-        if problem.rank <= _EASY_RANK:
+        if problem.rank <= EASY_RANK:
             return _named(self._boxes, self._boxes.maximise(problem, request, starts))
         if problem.one_sided and _decays(problem.rows):
-            leading = bound_by_leading_axes(self._boxes, problem, request, starts, max_rank=_EASY_RANK)
+            leading = bound_by_leading_axes(self._boxes, problem, request, starts, max_rank=EASY_RANK)
             if leading is not None:
                 leading = _named(self._boxes, leading)
                 if request.is_met(leading.upper, leading.lower):
@@ -178,7 +178,7 @@ def _effective_rank(rows: FloatArray) -> float:
 def _decays(rows: FloatArray) -> bool:
     """Whether little is left beyond the first principal coordinates (for effort only)."""
     lengths = np.linalg.norm(rows, axis=0)
-    return bool(len(lengths) > _EASY_RANK and lengths[_EASY_RANK] < _STEEP * lengths[0])
+    return bool(len(lengths) > EASY_RANK and lengths[EASY_RANK] < _STEEP * lengths[0])
 
 
 def _share(oracle: AbstractTwoLayerOracle) -> float:
