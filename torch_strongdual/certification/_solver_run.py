@@ -28,6 +28,7 @@ _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _VERY_LOOSE = 0.3  # even where boxes were expected to do well
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
 _JOINT_SHARE = 0.8
+_TOO_SHORT = 0.02  # of the time spent
 
 
 class SolverRun:
@@ -130,7 +131,9 @@ class SolverRun:
 
     def open_status(self) -> CertificateStatus:
         """Why the gap is open."""
-        return CertificateStatus.BUDGET_EXHAUSTED if self.deadline.expired else CertificateStatus.GAP_OPEN
+        # What is left may be too short for anything: then time is what was lacking.
+        is_over = self.deadline.remaining <= max(self.pass_seconds, _TOO_SHORT * self.deadline.elapsed)
+        return CertificateStatus.BUDGET_EXHAUSTED if is_over else CertificateStatus.GAP_OPEN
 
     def improving_branches(self) -> tuple[Witness, ...]:
         """Branches whose addition lowers the objective: they violate the constraint at the network's own residual."""
