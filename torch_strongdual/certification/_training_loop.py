@@ -212,8 +212,12 @@ class TrainingLoop:
         return certificate
 
     def _is_settled(self) -> bool:
-        """Whether the objective is, to the tolerance, what it was at the last bound."""
-        return self._bounded[1] - self.objective <= 0.1 * self.rtol * abs(self.objective)
+        """Whether the objective is what it was at the last bound, and what that lacked was the proof, not the network."""
+        if self.solver.residual_bound is None or self._bounded[1] - self.objective > 0.1 * self.rtol * abs(self.objective):
+            return False
+        _, known = self.solver.residual_bound
+        attained = max(known.lower, self.problem.dual_norm_limit)
+        return known.upper / attained - 1.0 > max(self.rtol, 2.0 * (attained / self.problem.dual_norm_limit - 1.0))
 
     def _grow(self, witnesses: list[Witness]) -> None:
         """Add what violates the residual by line searches; then refit over all that was found."""
