@@ -152,7 +152,7 @@ def test_a_point_chosen_with_its_relaxation_proves_more_where_the_relaxation_is_
     gap = alone.step(weights, rtol=1e-2, deadline=Deadline(60.0), max_rounds=0).relative_gap
     assert gap > 1e-2
     solver = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
-    solver.joint.is_spent, solver.joint.is_preferred = False, True
+    solver.joint.is_spent, solver.joint.worthwhile_from = False, 0.0
     assert solver.step(weights, rtol=0.8 * gap, deadline=Deadline(60.0), max_rounds=0).is_certified
 
 
@@ -222,7 +222,7 @@ def test_where_boxes_were_expected_to_do_well_but_do_not_the_joint_dual_has_its_
     net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0, time_budget=2.0).net
     problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0)
     alone = DualSolver(problem, QuadraticRelaxation())
-    assert not alone.joint.is_preferred
+    assert alone.joint.worthwhile_from > 0.0
     assert not alone.joint.is_spent
     alone.joint.is_spent = True
     weights = ParallelWeights.from_module(net)

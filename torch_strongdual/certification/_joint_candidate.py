@@ -19,6 +19,8 @@ from torch_strongdual.certification.training_problem import TrainingProblem
 
 __all__ = ["JointCandidate", "JointPoint"]
 
+_MANY_ROWS, _FROM_MANY = 300, 0.08
+_FROM_BOXES = 0.3
 _PATIENCE = 25  # refinements that prove nothing better
 
 
@@ -54,8 +56,11 @@ class JointCandidate:
         rank = _rank(problem) if JointDual.supports(problem) else 0
         #: Whether there is nothing to offer, or no more.
         self.is_spent = rank <= EASY_RANK
-        #: Whether relaxations are expected to have the last word; where boxes have it, the residual is as good a point.
-        self.is_preferred = not self.is_spent and not boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True)
+        #: Looseness of a proof of another point from which it is worth its time: any with few samples; some where the
+        #: iterations take long to settle; much where boxes are expected to have the last word, for which the residual is good.
+        self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
+        if boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True):
+            self.worthwhile_from = _FROM_BOXES
 
     def next_point(self, deadline: Deadline, *, attainable: float) -> JointPoint | None:
         """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more.

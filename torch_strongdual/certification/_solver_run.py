@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["SolverRun"]
 
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
-_VERY_LOOSE = 0.3  # even where boxes were expected to do well
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
 _JOINT_SHARE = 0.8
 _TOO_SHORT = 0.02  # of the time spent
@@ -147,19 +146,17 @@ class SolverRun:
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
         known = self.solver.known_residual_bound(candidate)
-        if known is not None and not self.solver.joint.is_preferred:
+        if known is not None and self.solver.joint.worthwhile_from > 0.0:
             self.last, self.residual_witnesses = known, known.witnesses
             if self._suits_joint():  # as it did then
                 return
         upper = math.inf if known is None else known.upper
         floor = self._sufficient_norm(candidate, self.problem.dual_norm_limit)
         # The coarse answer must leave time for column generation, and for a point that suits a loose proof better.
-        joint = self.solver.joint
-        can_be_joint = not joint.is_spent
-        # What an oracle has done in the coarse round is not lost for the fine one, but relaxations of a poor point are.
-        coarse = 0.4 if not can_be_joint else 0.1 if joint.is_preferred else 0.3
+        joint_is_next = not self.solver.joint.is_spent and self.solver.joint.worthwhile_from == 0.0
+        coarse = 0.1 if joint_is_next else 0.4
         for rtol in (max(fine, 2e-2), fine):
-            share = 0.5 if can_be_joint and joint.is_preferred and source == "residual" else 1.0
+            share = 0.5 if joint_is_next and source == "residual" else 1.0
             deadline = self.deadline.fraction(share if rtol == fine else coarse)
             request = BoundRequest(rtol=rtol, floor=floor, known_upper=upper, deadline=deadline)
             proven = self._ask(candidate, source, request)
@@ -281,10 +278,8 @@ class SolverRun:
     def _suits_joint(self) -> bool:
         """Whether a point chosen together with its relaxed dual norm promises more than a tighter bound on this one."""
         joint = self.solver.joint
-        if joint.is_spent:
-            return False
         attained = max(self.last.lower, self.problem.dual_norm_limit)
-        return self.is_loose() if joint.is_preferred else self.last.upper > (1.0 + _VERY_LOOSE) * attained
+        return not joint.is_spent and self.is_loose() and self.last.upper / attained - 1.0 > joint.worthwhile_from
 
     def _would_pay(self, candidate: Tensor, proven: float) -> bool:
         """Whether knowing the dual norm exactly would close a good part of the gap (an estimate, used for effort only)."""
