@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
 
 from torch_strongdual import __version__
 
-__all__ = ["config_from_args", "environment", "option", "seed_everything", "write_record"]
+__all__ = ["config_from_args", "environment", "option", "report_console", "seed_everything", "write_record"]
 
 _PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-learn", "clarabel")
 
@@ -55,6 +56,12 @@ def config_from_args(config_class: type[Config], argv: Sequence[str] | None, *, 
 def seed_everything(seed: int) -> None:
     """Seed what recipes draw from."""
     torch.manual_seed(seed)
+
+
+def report_console(width: int = 120) -> Console:
+    """Where a recipe reports; what is not a terminal has no width, so tables get ``width`` characters there."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
 
 
 def environment() -> dict[str, Any]:

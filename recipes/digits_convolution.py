@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -42,7 +41,7 @@ from torch_strongdual.certification import Certificate, certify, max_path_decay
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, PatchOracle, PolynomialSandwich
 from torch_strongdual.nn import ParallelNet
 
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "main"]
 
@@ -253,9 +252,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             config, num_samples=min(config.num_samples, 60), num_branches=min(config.num_branches, 16), large_kernel_time=0.3
         )
         experiments = tuple(dataclasses.replace(e, fraction=max(e.fraction, 0.8)) for e in EXPERIMENTS)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a file has no width, and the table needs some
+    console = report_console(width=140)
     start = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     results = [solve(experiment, config) for experiment in track(experiments, "training", console=console)]

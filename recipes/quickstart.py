@@ -32,7 +32,6 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sklearn.datasets import load_diabetes, load_iris
@@ -45,7 +44,7 @@ from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights
 from torch_strongdual.optim import PathAdamW
 
 from ._plot import Curve, plot_certificates
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "main"]
 
@@ -346,9 +345,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         The record that is written as JSON; ``record["is_certified"]`` says whether all runs are.
     """
     config = config_from_args(Config, argv, name="quickstart", description="Train five networks and prove them optimal.")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has no width, and the table needs some
+    console = report_console()
     start = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     seed_everything(config.seed)

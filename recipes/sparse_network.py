@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sklearn.datasets import load_diabetes
@@ -34,7 +33,7 @@ from torch_strongdual.nn import ParallelNet
 from torch_strongdual.optim import PathAdamW
 
 from ._plot import DUAL, PRIMAL, new_figure
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "main"]
 
@@ -172,9 +171,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         config = dataclasses.replace(
             config, fractions="0.5,0.2", num_steps=min(config.num_steps, 300), rtol=max(config.rtol, 1e-2)
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has no width, and the table needs some
+    console = report_console()
     start = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     inputs, targets = _data()

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ from torch_strongdual.certification import OptimizationResult, max_path_decay, o
 from torch_strongdual.nn import ParallelNet
 
 from ._plot import DUAL, PRIMAL, new_figure
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "main", "spiral"]
 
@@ -195,9 +194,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise SystemExit(f"--loss is {config.loss!r}; expected one of {', '.join(_LOSSES)}.")
     if config.fast:
         config = dataclasses.replace(config, sizes="15,30", path_decay_fraction=max(config.path_decay_fraction, 0.3))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has no width, and the table needs some
+    console = report_console()
     start = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     seed_everything(config.seed)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sklearn.datasets import load_diabetes
@@ -35,7 +34,7 @@ from torch_strongdual.certification import max_path_decay, optimize_to_certifica
 from torch_strongdual.nn import ParallelNet
 
 from ._plot import DUAL, PRIMAL, new_figure
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "main"]
 
@@ -263,9 +262,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             time_budget=min(config.time_budget, 5.0),
             width=min(config.width, 50),
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has no width, and the table needs some
+    console = report_console()
     start = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     counts = [int(count) for count in config.columns.split(",")]

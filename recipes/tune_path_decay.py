@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
@@ -43,7 +42,7 @@ from torch_strongdual.certification import (
 from torch_strongdual.nn import ParallelNet
 
 from ._plot import DUAL, PRIMAL, new_figure
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "Evaluation", "Split", "main", "tune"]
 
@@ -224,9 +223,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     config = config_from_args(Config, argv, name="tune_path_decay", description="Tune path_decay by its exact gradient.")
     if config.fast:
         config = dataclasses.replace(config, num_samples=min(config.num_samples, 40), num_steps=4, num_grid=4, smallest=0.1)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has no width, and the table needs some
+    console = report_console()
     torch.set_num_threads(config.num_threads)
     seed_everything(config.seed)
     split = _split(config)

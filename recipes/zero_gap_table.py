@@ -45,7 +45,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet
 from torch_strongdual.optim import PathSGD
 
-from ._run import config_from_args, environment, option, seed_everything, write_record
+from ._run import config_from_args, environment, option, report_console, seed_everything, write_record
 
 __all__ = ["Config", "main"]
 
@@ -318,9 +317,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     description = "Compare the duality gaps of standard and parallel networks with closed forms."
     config = config_from_args(Config, argv, name="zero_gap_table", description=description)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a file has no width, and the table needs some
+    console = report_console(width=140)
     start = time.perf_counter()
     rows = [solve(problem, config) for problem in track(list(problems(config)), "training", console=console)]
     worst = max(row[kind]["closed_form_error"] for row in rows for kind in ("standard", "parallel"))

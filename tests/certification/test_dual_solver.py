@@ -5,6 +5,7 @@ import io
 import math
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -137,18 +138,25 @@ def test_steps_are_deterministic() -> None:
     assert first == second
 
 
+def trained_on_noise(
+    num_samples: int, num_inputs: int, *, seed: int, path_decay: float, **options: Any
+) -> tuple[TrainingProblem, ParallelWeights]:
+    """A problem whose targets are noise, and a network that is nearly optimal for it."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(num_samples, num_inputs, generator=generator, dtype=torch.float64)
+    targets = torch.randn(num_samples, 1, generator=generator, dtype=torch.float64)
+    layers = nn.Linear(num_inputs, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)
+    net = ParallelNet(*layers, num_branches=1, dtype=torch.float64)
+    net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=path_decay, **options).net
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=path_decay)
+    return problem, ParallelWeights.from_module(net)
+
+
 def test_a_point_chosen_with_its_relaxation_proves_more_where_the_relaxation_is_loose() -> None:
     """Many samples in three dimensions: one relaxation without splitting loses a lot."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(14, 3, generator=generator, dtype=torch.float64)
-    targets = torch.randn(14, 1, generator=generator, dtype=torch.float64)
-    layers = nn.Linear(3, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)
-    net = ParallelNet(*layers, num_branches=1, dtype=torch.float64)
-    net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.5, rtol=1e-2).net
-    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.5)
+    problem, weights = trained_on_noise(14, 3, seed=0, path_decay=0.5, rtol=1e-2)
     alone = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
     alone.joint.is_spent = True
-    weights = ParallelWeights.from_module(net)
     gap = alone.step(weights, rtol=1e-2, deadline=Deadline(60.0), max_rounds=0).relative_gap
     assert gap > 1e-2
     solver = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
@@ -214,18 +222,11 @@ def test_a_residual_bounded_before_is_not_bounded_afresh() -> None:
 
 
 def test_where_boxes_were_expected_to_do_well_but_do_not_the_joint_dual_has_its_turn() -> None:
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(60, 8, generator=generator, dtype=torch.float64)
-    targets = torch.randn(60, 1, generator=generator, dtype=torch.float64)
-    layers = nn.Linear(8, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)
-    net = ParallelNet(*layers, num_branches=1, dtype=torch.float64)
-    net = optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0, time_budget=2.0).net
-    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0)
+    problem, weights = trained_on_noise(60, 8, seed=1, path_decay=1.0, time_budget=2.0)
     alone = DualSolver(problem, QuadraticRelaxation())
     assert alone.joint.worthwhile_from > 0.0
     assert not alone.joint.is_spent
     alone.joint.is_spent = True
-    weights = ParallelWeights.from_module(net)
     gap = alone.step(weights, rtol=1e-3, deadline=Deadline(60.0), max_rounds=0).relative_gap
     certificate = DualSolver(problem, QuadraticRelaxation()).step(
         weights, rtol=0.9 * gap, deadline=Deadline(60.0), max_rounds=0

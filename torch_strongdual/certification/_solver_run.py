@@ -110,8 +110,7 @@ class SolverRun:
     def is_loose(self) -> bool:
         """Whether the last bound is farther from what is attained than that is from being feasible."""
         limit = self.problem.dual_norm_limit
-        attained = max(self.last.lower, limit)
-        return self.last.upper / attained - 1.0 > max(_LOOSE, 0.1 * self.rtol, attained / limit - 1.0)
+        return self.last.looseness(limit) > max(_LOOSE, 0.1 * self.rtol, self.last.lower / limit - 1.0)
 
     def reason(self) -> str:
         """What keeps the gap open: the network, or the proof, whichever is farther from the other."""
@@ -278,8 +277,8 @@ class SolverRun:
     def _suits_joint(self) -> bool:
         """Whether a point chosen together with its relaxed dual norm promises more than a tighter bound on this one."""
         joint = self.solver.joint
-        attained = max(self.last.lower, self.problem.dual_norm_limit)
-        return not joint.is_spent and self.is_loose() and self.last.upper / attained - 1.0 > joint.worthwhile_from
+        is_far = self.last.looseness(self.problem.dual_norm_limit) > joint.worthwhile_from
+        return not joint.is_spent and self.is_loose() and is_far
 
     def _would_pay(self, candidate: Tensor, proven: float) -> bool:
         """Whether knowing the dual norm exactly would close a good part of the gap (an estimate, used for effort only)."""

@@ -216,8 +216,8 @@ class TrainingLoop:
         if self.solver.residual_bound is None or self._bounded[1] - self.objective > 0.1 * self.rtol * abs(self.objective):
             return False
         _, known = self.solver.residual_bound
-        attained = max(known.lower, self.problem.dual_norm_limit)
-        return known.upper / attained - 1.0 > max(self.rtol, 2.0 * (attained / self.problem.dual_norm_limit - 1.0))
+        limit = self.problem.dual_norm_limit
+        return known.looseness(limit) > max(self.rtol, 2.0 * (known.lower / limit - 1.0))
 
     def _grow(self, witnesses: list[Witness]) -> None:
         """Add what violates the residual by line searches; then refit over all that was found."""

@@ -55,3 +55,7 @@ class DualNormBound:
         if self.upper == 0.0:
             return 1.0
         return self.upper / self.lower if self.lower > 0 else math.inf
+
+    def looseness(self, least: float) -> float:
+        """How far the proof is above what is attained, relatively, where values below ``least`` (positive) do not matter."""
+        return self.upper / max(self.lower, least) - 1.0

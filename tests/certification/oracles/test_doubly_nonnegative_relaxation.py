@@ -51,6 +51,16 @@ def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1,
     )
 
 
+lifts_and_sizes = given(
+    seed=st.integers(0, 10**6),
+    num_rows=st.integers(1, 8),
+    rank=st.integers(1, 4),
+    num_decided=st.integers(0, 8),
+    size=st.sampled_from([0.0, 1e-8, 1e-2, 0.3, 1.0, 1e6]),
+)
+"""Draws a lift and the size of its multipliers."""
+
+
 def random_lift(seed: int, num_rows: int, rank: int, *, num_decided: int = 0, linear: float = 0.0) -> Lift:
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal((num_rows, rank))
@@ -144,13 +154,7 @@ class TestLift:
 
 class TestSafeBound:
     @settings(max_examples=100)
-    @given(
-        seed=st.integers(0, 10**6),
-        num_rows=st.integers(1, 8),
-        rank=st.integers(1, 4),
-        num_decided=st.integers(0, 8),
-        size=st.sampled_from([0.0, 1e-8, 1e-2, 0.3, 1.0, 1e6]),
-    )
+    @lifts_and_sizes
     def test_any_multipliers_give_a_bound(self, seed: int, num_rows: int, rank: int, num_decided: int, size: float) -> None:
         lift = random_lift(seed, num_rows, rank, num_decided=min(num_decided, num_rows), linear=1.0)
         noise = size * np.random.default_rng(seed).standard_normal((lift.length, lift.length))

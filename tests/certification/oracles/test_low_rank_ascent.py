@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tests.certification.oracles.test_doubly_nonnegative_relaxation import (
     CPU,
+    lifts_and_sizes,
     points_of,
     random_lift,
     random_problem,
@@ -146,13 +147,7 @@ class TestSafeBoundOfProducts:
             assert sparse.magnitude(sizes) == pytest.approx(full.magnitude(sizes), rel=1e-12)
 
     @settings(max_examples=100, deadline=None)
-    @given(
-        seed=st.integers(0, 10**6),
-        num_rows=st.integers(1, 8),
-        rank=st.integers(1, 4),
-        num_decided=st.integers(0, 8),
-        size=st.sampled_from([0.0, 1e-8, 1e-2, 0.3, 1.0, 1e6]),
-    )
+    @lifts_and_sizes
     def test_any_multipliers_give_a_bound(self, seed: int, num_rows: int, rank: int, num_decided: int, size: float) -> None:
         lift = random_lift(seed, num_rows, rank, num_decided=min(num_decided, num_rows), linear=1.0)
         upper = safe_upper_of_products(lift, random_multipliers(lift, seed, size=size))

@@ -41,7 +41,8 @@ class UnfinishedSearches:
 
     def remember(self, problem: SphereProblem, bound: float) -> None:
         """Note that ``bound`` is proven of this problem."""
-        self._proven[_fingerprint(problem)] = min(bound, self.proven(problem))
+        fingerprint = _fingerprint(problem)
+        self._proven[fingerprint] = min(bound, self._proven.get(fingerprint, math.inf))
         while len(self._proven) > self._capacity:
             self._proven.popitem(last=False)
 
