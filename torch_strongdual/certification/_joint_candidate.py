@@ -21,6 +21,8 @@ __all__ = ["JointCandidate", "JointPoint"]
 
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES = 0.3
+_SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
+_SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _PATIENCE = 25  # refinements that prove nothing better
 
 
@@ -52,7 +54,8 @@ class JointCandidate:
         self._iterations: JointDual | None = None
         self._oracle_state: Any = None
         self._proven = self._hoped = -math.inf
-        self._best, self._stalls = -math.inf, 0
+        self._best = self._before = -math.inf
+        self._stalls = self._slow = 0
         rank = _rank(problem) if JointDual.supports(problem) else 0
         #: Whether there is nothing to offer, or no more.
         self.is_spent = rank <= EASY_RANK
@@ -76,7 +79,7 @@ class JointCandidate:
         if self._iterations.is_settled:
             candidate = self._iterations.refine(split=self._lacks_parts(attainable), deadline=deadline)
         else:
-            candidate = self._iterations.run(deadline=deadline)
+            candidate = self._iterations.run(deadline=deadline, rtol=_SETTLED)
         proof = self._iterations.proof()
         if candidate is None or proof is None:
             self.is_spent = True
@@ -94,14 +97,19 @@ class JointCandidate:
         scale = self._problem.loss.best_scale(point.candidate, 1.0)
         self._hoped = self._problem.loss.dual_objective(scale * point.candidate)
         self._stalls = 0 if self._proven > self._best else self._stalls + 1
-        self._best = max(self._best, self._proven)
+        self._before, self._best = self._best, max(self._best, self._proven)
         self.is_spent = self._stalls > _PATIENCE
 
     def _lacks_parts(self, attainable: float) -> bool:
         """Whether the relaxation loses more than the accuracy of the multipliers does (for effort only)."""
         if self._iterations is None or not self._iterations.can_split:
             return False
-        return self._hoped - self._proven <= attainable - self._hoped
+        gap = attainable - self._best
+        self._slow = self._slow + 1 if self._best - self._before <= _SLOW * gap else 0
+        if self._hoped - self._proven <= attainable - self._hoped or self._slow >= _SLOW_ROUNDS:
+            self._slow = 0
+            return True
+        return False
 
 
 def _rank(problem: TrainingProblem) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
-from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._depth.deep_witnesses import (
     Branch,
     chain_branches,
@@ -149,21 +148,18 @@ class DepthRecursion(AbstractDualNormOracle):
         return None
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> DepthRecursionState:
-        """Reduce the inputs to their row space; compile the branch and bound where it will be used."""
+        """Reduce the inputs to their row space."""
         if (reason := self.supports(spec)) is not None:
             raise UnsupportedModelError(reason)
         matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
         finite = bool(np.isfinite(matrix).all())
         scale = power_of_two_scale(matrix) if finite else 1.0
         matrix = matrix / scale
-        row_space = RowSpace.of(matrix if finite else np.zeros_like(matrix))
-        if row_space.rank > 2:
-            compile_kernels(1)  # what is left of an output or a direction is a problem of one output
         return DepthRecursionState(
             spec=spec,
             matrix=matrix,
             scale=scale,
-            row_space=row_space,
+            row_space=RowSpace.of(matrix if finite else np.zeros_like(matrix)),
             slopes=tuple(a.negative_slope for a in spec.activations if not a.is_identity),
         )
 

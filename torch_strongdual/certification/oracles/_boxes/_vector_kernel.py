@@ -8,9 +8,8 @@ sums: the slack holds for any order.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+from numba import njit
 
 from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     ALL_PROVEN,
@@ -18,6 +17,7 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     CELLS,
     COUNTEREXAMPLE,
     FACE,
+    FAST,
     LAST_FACE,
     LEVEL,
     OUT_OF_CELLS,
@@ -27,13 +27,12 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     place,
     settle,
 )
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
 
 __all__ = ["advance_vector"]
 
 
-@part
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     """Bound ``||sum_i eps_i g_i||`` over ``|eps_i| <= b_i`` from above.
 
@@ -57,7 +56,7 @@ def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     return np.sqrt(squared)
 
 
-@part
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_index):  # type: ignore[no-untyped-def]
     """Reorder the undecided rows: those whose duals have a positive product with ``direction`` first; fill in ``lams``."""
     front = 0
@@ -86,10 +85,10 @@ def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_inde
         lams[front + s] = spare[2, s]
 
 
-@kernel
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def advance_vector(  # type: ignore[no-untyped-def]
     columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
-    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights, scratch, more,
+    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
 
@@ -101,8 +100,28 @@ def advance_vector(  # type: ignore[no-untyped-def]
     c = duals.shape[1]
     depth = split.shape[0] - 1
     use_gram = c >= 4
-    work, plain, top, gradient, hessian, near, vectors, small, lines, constants, lams, over = scratch
-    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, spare, spare_index = more
+    top = np.zeros(r)
+    low = np.zeros(r)
+    work = np.zeros(r)
+    spread = np.zeros(r)
+    image = np.zeros(c)
+    ahead = np.zeros(c)
+    rest = np.zeros(c)
+    rest_slope = np.zeros((r, c))
+    parts = np.zeros(c)
+    gram = np.zeros((c, c))
+    plain = np.zeros(r)
+    gradient = np.zeros(r)
+    hessian = np.zeros((r, r))
+    near = np.zeros((r, n))
+    vectors = np.zeros((5, n))
+    over = np.zeros(n, dtype=np.int32)
+    small = np.zeros((6, r - 1, r - 1))
+    lines = np.zeros((6, r - 1))
+    lams = np.zeros(n)
+    sides = np.zeros((c, n))
+    spare = np.zeros((3, n))
+    spare_index = np.zeros(n, dtype=np.int32)
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -297,11 +316,11 @@ def advance_vector(  # type: ignore[no-untyped-def]
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
             excess = quadratic_excess(
                 near, lams[:kept], mid, half, const, plain, centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines, constants,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines,
             )  # fmt: skip
             proven = excess <= 0.0
         if proven:
-            volume[0] += math.ldexp(1.0, -new)
+            volume[0] += 0.5**new
             if level < 0:
                 counters[FACE] += 1
             else:

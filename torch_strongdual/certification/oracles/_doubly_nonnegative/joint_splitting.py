@@ -18,6 +18,8 @@ from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_joint_a
 )
 from torch_strongdual.certification.oracles._doubly_nonnegative.joint_low_rank import JointLowRank
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.moment_halves import moment_halves
+from torch_strongdual.certification.oracles._doubly_nonnegative.piecewise_root import piecewise_root
 from torch_strongdual.certification.oracles._doubly_nonnegative.sets import ProductCone, SemidefiniteFace, cone_heights
 
 __all__ = ["JointSplitting"]
@@ -28,7 +30,6 @@ _ITERATIONS = 20  # in a round
 _PENALTY_OF_SPLITS = 0.5  # of the penalty before: once split, bounds suffer more from multipliers than from moments
 _FIRST_PENALTY = 2.0  # after another solver, in units of the size of multipliers over that of moments
 _RELAXATION = 1.6
-_BISECTIONS = 40
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -61,7 +62,7 @@ class JointSplitting(AbstractJointAscent):
         self._targets = torch.from_numpy(training.targets).to(device)
         zero = torch.zeros(lift.length, lift.length, dtype=torch.float64, device=device)
         self._parts = [self._part(sign, lift, zero, zero, zero[0]) for sign in (1.0, -1.0)]
-        self._bias, self._penalty = 0.0, 0.3
+        self._bias, self._penalty = 0.0, 1.0
         self._dual_point = self._targets
         self.iterations = 0
 
@@ -174,9 +175,10 @@ class JointSplitting(AbstractJointAscent):
             if k not in chosen:
                 parts.append(part)
                 continue
-            for sign in (1, -1):
+            halves = moment_halves(part.moments, self._active.start + chosen[k], self._inactive.start + chosen[k])
+            for sign, moments in zip((1, -1), halves, strict=True):
                 lift = part.lift.with_sign(chosen[k], sign)
-                parts.append(self._part(part.sign, lift, 0.5 * part.moments, part.offsets, part.push))
+                parts.append(self._part(part.sign, lift, moments, part.offsets, part.push))
         self._parts = parts
 
     def _part(self, sign: float, lift: Lift, moments: Tensor, offsets: Tensor, push: Tensor) -> _Part:
@@ -204,29 +206,30 @@ class JointSplitting(AbstractJointAscent):
         return dual_point * self._norms / (2.0 * self._penalty)
 
     def _coupled_point(self, targets: list[Tensor]) -> Tensor:
-        """The dual point at which the loss and the projections agree: a root for each sample, by bisection."""
+        """The dual point at which the loss and the projections agree: a root for each sample."""
         signs = self._targets.new_tensor([part.sign for part in self._parts])[:, None]
         groups = [(self._active, signs)] + ([(self._inactive, -self._training.slope * signs)] if self._training.slope else [])
         borders = []
         for where, weights in groups:
             heights = torch.stack([target[0, where] for target in targets])
             norms = torch.stack([torch.linalg.norm(target[1 : self._first, where], dim=0) for target in targets])
-            borders.append((weights, heights, norms))
+            borders.append((weights.expand_as(heights), heights, norms))
+        weights, heights, norms = (torch.cat(part) for part in zip(*borders, strict=True))
+        steepness = weights * self._norms / (2.0 * self._penalty)
 
         def excess(dual_point: Tensor) -> Tensor:
-            pull = self._pull(dual_point)
-            moved = ((w * cone_heights(heights + w * pull, norms)).sum(0) for w, heights, norms in borders)
-            outputs = sum(moved, start=0.0 * pull)
-            return dual_point - self._targets + self._bias + self._norms * outputs
+            moved = (weights * cone_heights(heights + steepness * dual_point, norms)).sum(0)
+            return dual_point - self._targets + self._bias + self._norms * moved
 
         zero = torch.zeros_like(self._targets)
         opposite = -excess(zero)  # the excess grows at least as fast as the dual point
         low, high = torch.minimum(opposite, zero), torch.maximum(opposite, zero)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            is_high = excess(middle) > 0.0
-            low, high = torch.where(is_high, low, middle), torch.where(is_high, middle, high)
-        return (0.5 * (low + high)).clamp(-self._training.slope_bound, self._training.slope_bound)
+        bends = torch.cat([(-norms - heights) / steepness, (norms - heights) / steepness])
+        change = 0.5 * self._norms * weights * steepness  # of the slope at a bend
+        first = 1.0 + 2.0 * (change * (steepness < 0.0)).sum(0)
+        growth = (change * steepness.sign()).repeat(2, 1)
+        root = piecewise_root(low, excess(low), first, bends.clamp(low, high), growth)
+        return root.clamp(-self._training.slope_bound, self._training.slope_bound)
 
 
 def _add_to_border(matrix: Tensor, border: Tensor) -> None:
