@@ -92,8 +92,9 @@ def bound_over_directions(
         return OutputsBound(upper=math.inf, num_directions=num_outputs)
     along_axes = math.sqrt(sum(bound * bound for bound in cover.bounds)) * (1.0 + gamma(num_outputs + 8))
     cover.value(np.arange(len(cover.indices)))
+    upper = along_axes
     while True:
-        upper = min(along_axes, float(cover.values.max()))
+        upper = min(upper, float(cover.values.max()))
         lower = float(np.max(np.linalg.norm(images, axis=1), initial=0.0))
         if upper <= max(enough, (1.0 + rtol) * lower) or deadline.expired or len(cover.bounds) >= max_directions:
             break
@@ -107,7 +108,7 @@ def bound_over_directions(
         images = np.concatenate([images, found.images])
         if not math.isfinite(found.upper):
             break
-        cover.cut(edge, direction, found.upper)
+        cover.cut(edge, direction, min(found.upper, cover.implied(edge, direction)))
     return OutputsBound(upper=upper, num_directions=len(cover.bounds))
 
 
@@ -183,6 +184,16 @@ class _Cover:
             return None
         scaled: FloatArray = middle / math.ldexp(1.0, math.frexp(float(np.linalg.norm(middle)))[1] - 1)
         return scaled
+
+    def implied(self, edge: _Edge, direction: FloatArray) -> float:
+        """What the bounds at the ends of ``edge`` say of :meth:`middle`: ``kappa`` is sublinear."""
+        ends = np.stack([self.directions[edge.first], edge.sign * self.directions[edge.second]], axis=1)
+        shares = np.linalg.lstsq(ends, direction, rcond=None)[0]
+        bounds = np.array([self.bounds[edge.first], self.bounds[edge.second]])
+        exact = 2.0 ** np.round(np.log2(np.maximum(shares, 1e-300)))  # powers of two: no rounding in what follows
+        if (ends @ exact != direction).any():
+            return math.inf
+        return float(exact @ bounds) * (1.0 + gamma(4))
 
     def cut(self, edge: _Edge, direction: FloatArray, bound: float) -> None:
         """Replace every cone with this edge, or its negative, by its two halves."""

@@ -21,6 +21,7 @@ from torch_strongdual.certification.oracles._depth.deep_witnesses import (
     valued_witnesses,
 )
 from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
+from torch_strongdual.certification.oracles._depth.side_memory import SideBound, SideMemory
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
@@ -59,6 +60,7 @@ class DepthRecursionState:
         row_space: Reduction of ``matrix``.
         slopes: Slopes left of zero of the activations that bend, first layer first.
         starts: Unit vectors in reduced coordinates that were maximisers before.
+        memory: What searches for one output found.
     """
 
     spec: BranchSpec
@@ -67,21 +69,7 @@ class DepthRecursionState:
     row_space: RowSpace
     slopes: tuple[float, ...]
     starts: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _SideBound:
-    """Result for one output direction and sign.
-
-    Args:
-        upper: Proven bound on the one-sided maximum.
-        search: Where the slope search ended; ``None`` if it was not needed.
-        limited_by: Why the bound is not tighter, or an empty string.
-    """
-
-    upper: float
-    search: SlopeSearch | None
-    limited_by: str = ""
+    memory: SideMemory = field(default_factory=lambda: SideMemory())
 
 
 @final
@@ -217,26 +205,26 @@ class DepthRecursion(AbstractDualNormOracle):
         starts = state.starts if state.starts.shape[1] == rank else np.zeros((0, rank))
         return chain_branches(state.spec, state.row_space.rows, state.row_space.basis, duals, starts)
 
-    def _mixed(self, state: DepthRecursionState, side: _SideBound) -> Branch | None:
+    def _mixed(self, state: DepthRecursionState, side: SideBound) -> Branch | None:
         """The layer of units that the linear program of the slope search ended with, for two activations (or all ReLU)."""
         if side.search is None or len(side.search.choices.slopes) != 1:
             return None
-        mixture = [(point, leaf, weight) for point, leaf, weight in side.search.mixture if leaf < 2]  # two: groups alone
+        mixture = [atom for atom in side.search.mixture if atom.leaf < 2]  # two: groups alone
         if not mixture:
             return None
-        units = np.array([point for point, _, _ in mixture]) @ state.row_space.basis.T
-        weights = np.array([weight if leaf == 0 else -weight for _, leaf, weight in mixture])
+        units = np.array([atom.point for atom in mixture]) @ state.row_space.basis.T
+        weights = np.array([atom.weight if atom.leaf == 0 else -atom.weight for atom in mixture])
         return mixed_branch(state.spec, units, weights)
 
     def _several_outputs(
         self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray
-    ) -> tuple[list[_SideBound], float, str]:
+    ) -> tuple[list[SideBound], float, str]:
         """Bound as many output directions as it takes, or as time allows."""
         outputs = RowSpace.of(duals)  # columns along principal directions: only Lam Lam' matters
         # Rounding of Lam v, and what the reduction of the outputs lost, act on features of at most the norm of the data.
         size = float(np.linalg.norm(state.matrix)) * (1.0 + gamma(state.matrix.size))
         rounding = 2.0 * gamma(outputs.rank + 4) * float(np.linalg.norm(outputs.rows)) * size
-        sides: list[_SideBound] = []
+        sides: list[SideBound] = []
 
         def bound_along(direction: FloatArray, deadline: Deadline) -> DirectionBound:
             floor = request.floor if outputs.rank == 1 else 0.0
@@ -262,13 +250,13 @@ class DepthRecursion(AbstractDualNormOracle):
 
     def _both_signs(
         self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, lower: float, points: FloatArray
-    ) -> list[_SideBound]:
+    ) -> list[SideBound]:
         """One-sided bounds for ``duals`` and ``-duals``; the second need not be smaller than the first."""
         hidden = points @ state.row_space.rows.T
         values = np.maximum(hidden, 0.0) @ duals
         signs = (1.0, -1.0) if float(np.max(values, initial=0.0)) >= float(np.max(-values, initial=0.0)) else (-1.0, 1.0)
         enough = max(request.floor, request.target or 0.0, (1.0 + request.rtol) * lower)
-        sides: list[_SideBound] = []
+        sides: list[SideBound] = []
         for sign in signs:
             deadline = request.deadline if sides else request.deadline.fraction(0.6)
             asked = BoundRequest(rtol=request.rtol, floor=enough, deadline=deadline)
@@ -276,25 +264,36 @@ class DepthRecursion(AbstractDualNormOracle):
             enough = max(enough, sides[0].upper if math.isfinite(sides[0].upper) else 0.0)
         return sides
 
-    def _one_side(self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray) -> _SideBound:
+    def _one_side(self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray) -> SideBound:
         """Bound the maximum of ``duals' phi`` over unit branches."""
         rows = state.row_space.rows
         if (reason := self.inner.limits(rows.shape[1], rows.shape[0], 1)) is not None:
-            return _SideBound(upper=math.inf, search=None, limited_by=reason)
-        most_stars = _MOST_STARS if len(state.slopes) == 2 else 0
-        groups = SampleGroups.neighbours(rows, duals, most_pairs=_MOST_PAIRS, most_stars=most_stars)
-        tree = SlopeTree.of(duals, state.slopes, groups)
-        search = find_slopes(
-            tree,
-            rows,
-            starts=points,
-            rtol=request.rtol,
-            enough=request.floor / (1.0 + request.rtol),
-            deadline=request.deadline.fraction(0.7 if rows.shape[1] <= _EASY_RANK else 0.4),
-        )
-        return self._proven(state, search, request)
+            return SideBound(upper=math.inf, search=None, limited_by=reason)
+        enough = request.floor / (1.0 + request.rtol)
+        known = state.memory.recall(duals)
+        if known is not None and known.answers(request, enough):
+            return known
+        search = None if known is None else known.search
+        if search is None or not search.is_at_best:
+            search = find_slopes(
+                self._tree(state, duals) if search is None else search.tree,
+                rows,
+                starts=points,
+                rtol=request.rtol,
+                enough=enough,
+                deadline=request.deadline.fraction(0.7 if rows.shape[1] <= _EASY_RANK else 0.4),
+                atoms=state.memory.atoms_near(duals) if search is None else search.mixture,
+                choices=None if search is None else search.choices,
+            )
+        return state.memory.remember(duals, self._proven(state, search, request))
 
-    def _proven(self, state: DepthRecursionState, search: SlopeSearch, request: BoundRequest) -> _SideBound:
+    def _tree(self, state: DepthRecursionState, duals: FloatArray) -> SlopeTree:
+        """What to choose slopes and flows for."""
+        most_stars = _MOST_STARS if len(state.slopes) == 2 else 0
+        groups = SampleGroups.neighbours(state.row_space.rows, duals, most_pairs=_MOST_PAIRS, most_stars=most_stars)
+        return SlopeTree.of(duals, state.slopes, groups)
+
+    def _proven(self, state: DepthRecursionState, search: SlopeSearch, request: BoundRequest) -> SideBound:
         """Bound the leaves at the slopes found, largest first: no leaf has to be bounded below the largest."""
         leaves = search.tree.leaves(search.choices)
         estimates = [
@@ -314,7 +313,7 @@ class DepthRecursion(AbstractDualNormOracle):
             value, reason = self._leaf_bound(state, leaves[index], asked, search.points[index])
             if value > upper:
                 upper, limited_by = value, reason
-        return _SideBound(upper=upper, search=search, limited_by=limited_by)
+        return SideBound(upper=upper, search=search, limited_by=limited_by)
 
     def _leaf_bound(
         self, state: DepthRecursionState, leaf: Leaf, request: BoundRequest, starts: FloatArray
@@ -328,7 +327,7 @@ class DepthRecursion(AbstractDualNormOracle):
         return (upper if math.isfinite(upper) else math.inf), str(found.stats.get("limited_by", ""))
 
 
-def _reason(sides: list[_SideBound], request: BoundRequest, num_activations: int) -> str:
+def _reason(sides: list[SideBound], request: BoundRequest, num_activations: int) -> str:
     """Why the bound is not tighter: a leaf, the time for the search, or the relaxation itself."""
     worst = max(sides, key=lambda side: side.upper, default=None)
     if worst is not None and worst.limited_by:

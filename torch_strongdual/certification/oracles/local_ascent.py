@@ -21,6 +21,7 @@ def local_maxima(
     *,
     num_starts: int = 64,
     num_kept: int = 8,
+    num_polished: int = 3,
     seed: int = 0,
     deadline: Deadline | None = None,
 ) -> FloatArray:  # shape: (at most num_kept, rank)
@@ -36,6 +37,7 @@ def local_maxima(
         starts: Unit vectors to try besides the random ones.
         num_starts: How many starts are drawn (rows of the data and Gaussian directions).
         num_kept: How many results to return at most.
+        num_polished: How many of the best are brought to the top of their hills.
         seed: Of the draws.
         deadline: When to return what there is, within one product with the data; ``None`` for no limit.
 
@@ -58,9 +60,9 @@ def local_maxima(
         points = _convex_concave_step(problem, points, step, max(8, int(120 * share)), deadline)
     points = _distinct(problem, points, num_kept)
     # The best few decide how tight a bound looks: bring them to the top.
-    best, rest = points[:3], points[3:]
+    best, rest = points[:num_polished], points[num_polished:]
     for _ in range(12):
-        if deadline.expired:
+        if deadline.expired or not len(best):
             break
         climbed = _convex_concave_step(problem, best, step, max(20, int(400 * share)), deadline)
         gained = problem.values(climbed) - problem.values(best)

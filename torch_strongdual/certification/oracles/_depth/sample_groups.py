@@ -73,6 +73,18 @@ class SampleGroups:
             num_samples=self.num_samples,
         )
 
+    def subset(self, kept: NDArray[np.bool_]) -> SampleGroups:
+        """The groups where ``kept`` (p,) is true."""
+        numbers = np.cumsum(kept) - 1
+        used = kept[self.groups]
+        return SampleGroups(
+            centres=self.centres[kept],
+            groups=numbers[self.groups[used]],
+            members=self.members[used],
+            weights=self.weights[used],
+            num_samples=self.num_samples,
+        )
+
     @classmethod
     def neighbours(
         cls,
@@ -146,6 +158,13 @@ class SampleGroups:
         operations = self.sizes + 2.0
         bound: FloatArray = 2.0 * operations * _ROUNDOFF * sizes + operations * rows.shape[1] * math.ulp(0.0)
         return bound
+
+    def gains(self, prices: FloatArray) -> FloatArray:  # (n,) -> (p,)
+        """What one unit of flow takes from a sum of ``prices`` times duals."""
+        result: FloatArray = prices[self.centres] - np.bincount(
+            self.groups, weights=self.weights * prices[self.members], minlength=self.number
+        )
+        return result
 
     def left_over(self, duals: FloatArray, flows: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lower and upper bounds on what ``flows`` (p,) leave of the duals, exact arithmetic included.

@@ -1,0 +1,77 @@
+"""What searches for one output and sign found, for the next ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles._depth.slope_cuts import Atom
+from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+
+__all__ = ["SideBound", "SideMemory"]
+
+FloatArray = NDArray[np.float64]
+
+_CAPACITY = 160  # both signs of all directions of a cover
+_NEAR = 0.3
+_ACCURATE = 0.6  # of the tolerance: proofs aim at less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SideBound:
+    """Result for one output direction and sign.
+
+    Args:
+        upper: Proven bound on the one-sided maximum.
+        search: Where the slope search ended; ``None`` if it was not needed.
+        limited_by: Why the bound is not tighter, or an empty string.
+    """
+
+    upper: float
+    search: SlopeSearch | None
+    limited_by: str = ""
+
+    def answers(self, request: BoundRequest, enough: float) -> bool:
+        """Whether there is nothing to gain from more work on ``request``, ``enough`` being what slopes are searched for."""
+        if self.upper <= request.floor:
+            return True
+        if self.search is None:
+            return False
+        is_proven = self.upper <= (1.0 + _ACCURATE * request.rtol) * max(self.search.estimate, enough)
+        return self.search.is_at_best and is_proven
+
+
+class SideMemory:
+    """Bounds of the last duals by their exact values, so that work on them is gone on with, and units that matter nearby."""
+
+    def __init__(self) -> None:
+        self._sides: OrderedDict[bytes, SideBound] = OrderedDict()
+
+    def recall(self, duals: FloatArray) -> SideBound | None:
+        """What is known for exactly these duals."""
+        return self._sides.get(duals.tobytes())
+
+    def remember(self, duals: FloatArray, side: SideBound) -> SideBound:
+        """Keep what was found, the smaller one of two bounds for the same duals; return it."""
+        known = self.recall(duals)
+        if known is not None and known.upper < side.upper:
+            side = replace(side, upper=known.upper, limited_by=known.limited_by)
+        self._sides[duals.tobytes()] = side
+        self._sides.move_to_end(duals.tobytes())
+        while len(self._sides) > _CAPACITY:
+            self._sides.popitem(last=False)
+        return side
+
+    def atoms_near(self, duals: FloatArray) -> list[Atom]:
+        """The mixture for the most similar duals, if they are similar at all."""
+        best, found = _NEAR, []
+        for key, side in self._sides.items():
+            other = np.frombuffer(key)
+            cosine = float(other @ duals) / max(float(np.linalg.norm(other) * np.linalg.norm(duals)), 1e-300)
+            if cosine > best and side.search is not None and side.search.mixture:
+                best, found = cosine, side.search.mixture
+        return found
