@@ -263,6 +263,31 @@ class TestTightness:
         assert found.upper <= 0.95 * middle
 
 
+class TestMemory:
+    def test_asked_again_it_goes_on_where_it_stopped(self) -> None:
+        inputs, duals = drawn(0, 60, 2)
+        oracle = DepthRecursion(AngularSweepOracle())
+        fresh = oracle.bound(oracle.init(spec_of((0.0, 0.0)), inputs), duals, BoundRequest(deadline=Deadline(30.0)))
+        state = oracle.init(spec_of((0.0, 0.0)), inputs)
+        short = oracle.bound(state, duals, BoundRequest(deadline=Deadline(1e-9)))
+        longer = oracle.bound(state, duals, BoundRequest(deadline=Deadline(30.0)))
+        again = oracle.bound(state, duals, BoundRequest(deadline=Deadline(30.0)))
+        assert short.upper > 1.05 * longer.upper
+        assert longer.upper == pytest.approx(fresh.upper, rel=1e-2)
+        assert again.upper <= longer.upper
+
+    def test_other_duals_are_not_taken_for_known_ones(self) -> None:
+        inputs, duals = drawn(0, 9, 2)
+        oracle = DepthRecursion(AngularSweepOracle())
+        state = oracle.init(spec_of((0.0, 0.0)), inputs)
+        oracle.bound(state, duals, BoundRequest(deadline=Deadline(30.0)))
+        moved = duals.clone()
+        moved[0] += 3.0
+        found = oracle.bound(state, moved, BoundRequest(deadline=Deadline(30.0)))
+        assert found.upper >= reference(spec_of((0.0, 0.0)), inputs, moved) * (1 - 1e-13)
+        assert found.upper == pytest.approx(bound_of(spec_of((0.0, 0.0)), inputs, moved).upper, rel=1e-2)
+
+
 class TestReasons:
     def test_says_that_the_relaxation_is_at_its_best(self) -> None:
         inputs, duals = drawn(0, 12, 2)

@@ -52,6 +52,23 @@ class TestSoundness:
     def test_a_direction_without_bound_leaves_none(self) -> None:
         assert bound_points(np.array([[1.0, 2.0]]), excess=math.inf).upper == math.inf
 
+    def test_useless_bounds_of_later_directions_do_no_harm(self) -> None:
+        points = drawn(0, 3)
+        truth = float(np.linalg.norm(points, axis=1).max())
+        asked: list[FloatArray] = []
+
+        def along(direction: FloatArray, _: Deadline) -> DirectionBound:
+            asked.append(direction)
+            excess = 1.0 if len(asked) <= 3 else 50.0  # as where time runs out
+            return DirectionBound(upper=excess * float(np.abs(points @ direction).max()) * (1 + 1e-15), images=points[:0])
+
+        found = bound_over_directions(
+            along, 3, images=np.zeros((0, 3)), enough=0.0, rtol=1e-2, deadline=Deadline(), max_directions=9
+        )
+        assert len(asked) == 9
+        along_axes = float(np.linalg.norm(np.abs(points).max(axis=0)))
+        assert truth * (1 - 1e-15) <= found.upper <= along_axes * (1 + 1e-9)
+
     @pytest.mark.parametrize("size", [1e-150, 1e-30, 1e30, 1e150])
     def test_magnitudes(self, size: float) -> None:
         found = bound_points(size * np.array([[3.0, 4.0], [0.0, 1.0]]))

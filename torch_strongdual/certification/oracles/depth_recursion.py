@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from torch_strongdual.certification.oracles.row_space import (
 )
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 from torch_strongdual.errors import UnsupportedModelError
-from torch_strongdual.nn.branch_spec import BranchSpec
+from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
 
 __all__ = ["DepthRecursion", "DepthRecursionState"]
 
@@ -136,13 +137,16 @@ class DepthRecursion(AbstractDualNormOracle):
         return None
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> DepthRecursionState:
-        """Reduce the inputs to their row space."""
+        """Reduce the inputs to their row space, and let ``inner`` compile what it will need."""
         if (reason := self.supports(spec)) is not None:
             raise UnsupportedModelError(reason)
         matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
         finite = bool(np.isfinite(matrix).all())
         scale = power_of_two_scale(matrix) if finite else 1.0
         matrix = matrix / scale
+        if finite:
+            leaf = BranchSpec(widths=(matrix.shape[1], 1, 1), activations=(BranchActivation(),))
+            self.inner.init(leaf, torch.from_numpy(matrix))
         return DepthRecursionState(
             spec=spec,
             matrix=matrix,
@@ -281,7 +285,7 @@ class DepthRecursion(AbstractDualNormOracle):
                 starts=points,
                 rtol=request.rtol,
                 enough=enough,
-                deadline=request.deadline.fraction(0.7 if rows.shape[1] <= _EASY_RANK else 0.4),
+                deadline=request.deadline.fraction(0.85 if rows.shape[1] <= _EASY_RANK else 0.4),
                 atoms=state.memory.atoms_near(duals) if search is None else search.mixture,
                 choices=None if search is None else search.choices,
             )
