@@ -25,7 +25,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._boxes._cells_kernel import largest_over_box
 from torch_strongdual.certification.oracles._boxes.batched_cells import BatchedCells, largest_over_boxes
 from torch_strongdual.certification.oracles._boxes.batched_forest import BatchBudget, BatchedForest
-from torch_strongdual.certification.oracles._boxes.tree import compile_kernels
+from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
@@ -155,7 +155,7 @@ def test_no_point_of_a_box_exceeds_its_bound(num_outputs: int) -> None:
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_batches_prove_what_the_compiled_search_proves(num_outputs: int) -> None:
     problem = random_problem(14, 60, 5, num_outputs)
-    compile_kernels()  # not at the expense of the deadline
+    compile_kernels(1)  # not at the expense of the deadline
     request = BoundRequest(rtol=1e-3, deadline=Deadline(30.0))
     compiled = BoxBranchAndBound(num_threads=1).maximise(problem, request, local_maxima(problem))
     batched = search(problem)

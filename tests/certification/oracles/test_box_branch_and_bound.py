@@ -20,9 +20,10 @@ from tests.contracts.oracle_contract import OracleContract
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
 from torch_strongdual.certification.oracles._boxes.search import _Attempt
-from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus, compile_kernels
+from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
@@ -154,7 +155,7 @@ def test_progress_is_reported_up_to_the_whole_sphere() -> None:
 def test_deadline_is_kept_and_leaves_a_bound() -> None:
     generator = np.random.default_rng(10)
     problem = one_sided(generator.standard_normal((300, 12)), generator.standard_normal(300))
-    compile_kernels()
+    compile_kernels(1)
     begin = time.process_time()
     found = search(problem, rtol=1e-6, seconds=0.5)
     assert time.process_time() - begin < 5.0
@@ -166,7 +167,7 @@ def test_a_search_cut_short_goes_on_where_it_stopped() -> None:
     generator = np.random.default_rng(15)
     problem = one_sided(generator.standard_normal((200, 8)), generator.standard_normal(200))
     starts = local_maxima(problem)
-    compile_kernels()
+    compile_kernels(1)
     fresh = BoxBranchAndBound(num_threads=1).maximise(problem, BoundRequest(rtol=1e-2, deadline=Deadline(60.0)), starts)
     oracle = BoxBranchAndBound(num_threads=1)
     rounds = 0

@@ -28,6 +28,7 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
             np.ascontiguousarray(rows[undecided].T), duals[undecided], middle[undecided], reach[undecided],
             float(form @ centre), form, centre, width, bound, 0.0, int(np.argmin(width)), mean[0], cov[0], weights[0],
             np.zeros(r), np.zeros((r, r)), np.zeros((5, len(rows))), np.zeros((6, r - 1, r - 1)), np.zeros((6, r - 1)),
+            np.zeros(3),
         )
     )  # fmt: skip
 

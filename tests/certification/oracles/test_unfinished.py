@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import Forest, Progress
-from torch_strongdual.certification.oracles._boxes.tree import compile_kernels
 from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
@@ -78,7 +78,7 @@ def test_the_smallest_bound_proven_is_remembered_of_few_problems() -> None:
 
 
 def test_a_bound_proven_once_needs_no_second_search() -> None:
-    compile_kernels()
+    compile_kernels(1)
     problem, oracle = problem_of(3, rank=6, num_rows=80), BoxBranchAndBound(num_threads=1)
     starts = local_maxima(problem)
     request = BoundRequest(rtol=1e-2, deadline=Deadline(60.0))
@@ -94,7 +94,7 @@ def test_a_bound_proven_once_needs_no_second_search() -> None:
 @pytest.mark.parametrize("rank", [3, 5])
 def test_resuming_for_a_larger_bound_proves_nothing_false(rank: int) -> None:
     """Searches cut short for ever changing bounds never get below what is attained."""
-    compile_kernels()
+    compile_kernels(1)
     generator = np.random.default_rng(rank)
     for seed in range(20):
         problem, oracle = problem_of(seed, rank, 40), BoxBranchAndBound(num_threads=1)

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
 from torch_strongdual.certification.oracles._boxes.search import search_boxes
-from torch_strongdual.certification.oracles._boxes.tree import compile_kernels
 from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -76,7 +76,7 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
     def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
         """Reduce the inputs to their row space, and compile."""
         state = super().init(spec, inputs)
-        compile_kernels()
+        compile_kernels(spec.out_features)
         return state
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
 
 __all__ = ["certified_value", "cholesky", "invert", "make_definite"]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
     """Lower factor of ``diag(diagonal) - matrix - shift``; whether it exists. Its diagonal is stored inverted."""
     size = matrix.shape[0]
@@ -30,7 +29,7 @@ def cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def invert(factor, inverse):  # type: ignore[no-untyped-def]
     """Inverse (lower triangular) of a factor whose diagonal is stored inverted."""
     size = factor.shape[0]
@@ -43,7 +42,7 @@ def invert(factor, inverse):  # type: ignore[no-untyped-def]
             inverse[i, j] = total * factor[i, i]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-def]
     """Raise the weights until ``diag(weights) - hessian`` has a factor."""
     size = hessian.shape[0]
@@ -60,7 +59,7 @@ def make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-d
     return True
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def certified_value(gradient, hessian, weights, point):  # type: ignore[no-untyped-def]
     r"""Bound of ``g'v + v'Hv / 2`` over ``|v_k| <= 1`` that ``M = diag(weights) - H >= 0`` and any y prove.
 

@@ -6,7 +6,8 @@ Imported only when used, since Numba is. Centres and widths are dyadic, hence ex
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 
 __all__ = [
     "ALL_PROVEN",
@@ -14,7 +15,6 @@ __all__ = [
     "CELLS",
     "COUNTEREXAMPLE",
     "FACE",
-    "FAST",
     "LAST_FACE",
     "LEVEL",
     "OUT_OF_CELLS",
@@ -34,10 +34,8 @@ ARENA_FULL = 4
 # Positions in the array of counters.
 LEVEL, FACE, CELLS, LAST_FACE = 0, 1, 2, 3
 
-FAST = {"reassoc", "contract", "nsz"}
 
-
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@kernel
 def largest_over_box(const, slope, centre, width, bound, enough, work):  # type: ignore[no-untyped-def]
     """Bound the maximum over the box of ``const + slope'(p - centre) - bound * ||p||`` from above.
 
@@ -73,7 +71,7 @@ def largest_over_box(const, slope, centre, width, bound, enough, work):  # type:
     return best
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def place(level, side, face, split, first, offset, count, centre, width):  # type: ignore[no-untyped-def]
     """Set centre and widths of the cell to be examined at ``level``; return the coordinate split and the signed step."""
     r = centre.shape[1]
@@ -98,7 +96,7 @@ def place(level, side, face, split, first, offset, count, centre, width):  # typ
     return k, step
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def settle(level, k, step, columns, index, middle, reach, offset, count, over):  # type: ignore[no-untyped-def]
     """Move the parent's undecided rows into the cell: values at the centre and half ranges; drop those decided in it.
 
@@ -144,7 +142,7 @@ def settle(level, k, step, columns, index, middle, reach, offset, count, over): 
     return ahead
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def gather(columns, index, skip, out):  # type: ignore[no-untyped-def]
     """The columns of the rows ``index``, but for coordinate ``skip``."""
     for k in range(columns.shape[0]):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
 
 __all__ = ["answer_negative", "answer_positive"]
 
 _THIN = 1e-3  # ranges that reach across zero by less than this share are bounded by a line: a parabola would be too steep
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def answer_positive(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
     r"""Best parabolas ``c0 + c1 x + c2 x^2 >= (t + x)_+`` on ``|x| <= rho`` for a law of x; lam > 0.
 
@@ -65,7 +64,7 @@ def answer_positive(middle, reach, half_inverse, lams, means, variances, steep, 
     constants[2] += magnitude
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def answer_negative(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
     r"""Best parabolas below ``(t + x)_+``, for lam < 0; otherwise as :func:`answer_positive`.
 

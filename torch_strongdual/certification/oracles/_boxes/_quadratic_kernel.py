@@ -11,10 +11,9 @@ boxes beyond proof are recognised at once.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from torch_strongdual.certification.oracles._boxes._box_program_kernel import certified_value, cholesky, invert, make_definite
-from torch_strongdual.certification.oracles._boxes._cells_kernel import FAST
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel
 from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
 
 __all__ = ["CURVED_RANK", "inherit_law", "quadratic_excess"]
@@ -27,7 +26,7 @@ _RATE = 0.4  # at which the law is averaged
 _DOUBT = 0.3  # go on only if the bound would be enough this far from the floor to the best bound yet
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@kernel
 def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: ignore[no-untyped-def]
     """Carry mean and covariance of the point, in units of the box, and the weights from a box to its half."""
     r = mean.shape[1]
@@ -59,10 +58,10 @@ def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: igno
         cov[level, k, axis] *= factor
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@kernel
 def quadratic_excess(  # type: ignore[no-untyped-def]
     columns, lams, middle, reach, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
-    gradient, hessian, vectors, small, lines,
+    gradient, hessian, vectors, small, lines, constants,
 ):  # fmt: skip
     """Bound ``max w(p) - bound * ||p||`` over the box from above, rounding included; ``slack`` is that of the linear bound.
 
@@ -118,7 +117,6 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
         front += 1 if lams[s] > 0.0 else 0
         steep[s] = 0.0
         half_inverse[s] = 0.5 / reach[s]
-    constants = np.zeros(3)
     const_rows = 0.0
     best = np.inf
     rounding = 0.0

@@ -8,8 +8,9 @@ sums: the slack holds for any order.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import njit
 
 from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     ALL_PROVEN,
@@ -17,7 +18,6 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     CELLS,
     COUNTEREXAMPLE,
     FACE,
-    FAST,
     LAST_FACE,
     LEVEL,
     OUT_OF_CELLS,
@@ -27,12 +27,13 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     place,
     settle,
 )
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
 
 __all__ = ["advance_scalar"]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def _linear_majorant(columns, rows, lams, middle, reach, decided, slopes, total):  # type: ignore[no-untyped-def]
     """Chords above the undecided rows with a positive dual, lines below the others.
 
@@ -58,10 +59,10 @@ def _linear_majorant(columns, rows, lams, middle, reach, decided, slopes, total)
     return const
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@kernel
 def advance_scalar(  # type: ignore[no-untyped-def]
     columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
-    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
+    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights, scratch,
 ):  # fmt: skip
     """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``.
 
@@ -69,16 +70,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
     """
     r, n = columns.shape
     depth = split.shape[0] - 1
-    total = np.zeros(r)
-    work = np.zeros(r)
-    gradient = np.zeros(r)
-    hessian = np.zeros((r, r))
-    near = np.zeros((r, n))
-    vectors = np.zeros((5, n))
-    small = np.zeros((6, r - 1, r - 1))
-    lines = np.zeros((6, r - 1))
-    lams = np.zeros(n)
-    over = np.zeros(n, dtype=np.int32)
+    work, plain, total, gradient, hessian, near, vectors, small, lines, constants, lams, over = scratch
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -114,8 +106,9 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             decided = 0.0
             for j in range(ahead):
                 decided += duals[over[j]] * columns[k, over[j]]
-            form[new, k, 0] = decided + (form[level, k, 0] if level >= 0 else linear[k, 0])
-            value += form[new, k, 0] * centre[new, k]
+            plain[k] = decided + (form[level, k, 0] if level >= 0 else linear[k, 0])
+            form[new, k, 0] = plain[k]
+            value += plain[k] * centre[new, k]
             norm += centre[new, k] * centre[new, k]
         norm = np.sqrt(norm)
         linear_part = value
@@ -136,15 +129,15 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                     hessian[k, j] = 0.0
             gather(columns, rows, counters[FACE] // 2, near)
             excess = quadratic_excess(
-                near, lams[:kept], mid, half, linear_part, form[new, :, 0], centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines,
+                near, lams[:kept], mid, half, linear_part, plain, centre[new], width[new], bound, slack,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines, constants,
             )  # fmt: skip
             proven = excess <= 0.0
         else:
-            const = _linear_majorant(columns, rows, lams, mid, half, form[new, :, 0], vectors[0], total)
+            const = _linear_majorant(columns, rows, lams, mid, half, plain, vectors[0], total)
             proven = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work) <= -slack
         if proven:
-            volume[0] += 0.5**new
+            volume[0] += math.ldexp(1.0, -new)
             if level < 0:
                 counters[FACE] += 1
             else:

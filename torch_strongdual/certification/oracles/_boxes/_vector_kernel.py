@@ -8,8 +8,9 @@ sums: the slack holds for any order.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import njit
 
 from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     ALL_PROVEN,
@@ -17,7 +18,6 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     CELLS,
     COUNTEREXAMPLE,
     FACE,
-    FAST,
     LAST_FACE,
     LEVEL,
     OUT_OF_CELLS,
@@ -27,12 +27,13 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     place,
     settle,
 )
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
 
 __all__ = ["advance_vector"]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     """Bound ``||sum_i eps_i g_i||`` over ``|eps_i| <= b_i`` from above.
 
@@ -56,7 +57,7 @@ def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     return np.sqrt(squared)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@part
 def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_index):  # type: ignore[no-untyped-def]
     """Reorder the undecided rows: those whose duals have a positive product with ``direction`` first; fill in ``lams``."""
     front = 0
@@ -85,10 +86,10 @@ def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_inde
         lams[front + s] = spare[2, s]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@kernel
 def advance_vector(  # type: ignore[no-untyped-def]
     columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
-    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights,
+    centre, width, form, index, middle, reach, volume, witness, mean, cov, weights, scratch, more,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
 
@@ -100,28 +101,8 @@ def advance_vector(  # type: ignore[no-untyped-def]
     c = duals.shape[1]
     depth = split.shape[0] - 1
     use_gram = c >= 4
-    top = np.zeros(r)
-    low = np.zeros(r)
-    work = np.zeros(r)
-    spread = np.zeros(r)
-    image = np.zeros(c)
-    ahead = np.zeros(c)
-    rest = np.zeros(c)
-    rest_slope = np.zeros((r, c))
-    parts = np.zeros(c)
-    gram = np.zeros((c, c))
-    plain = np.zeros(r)
-    gradient = np.zeros(r)
-    hessian = np.zeros((r, r))
-    near = np.zeros((r, n))
-    vectors = np.zeros((5, n))
-    over = np.zeros(n, dtype=np.int32)
-    small = np.zeros((6, r - 1, r - 1))
-    lines = np.zeros((6, r - 1))
-    lams = np.zeros(n)
-    sides = np.zeros((c, n))
-    spare = np.zeros((3, n))
-    spare_index = np.zeros(n, dtype=np.int32)
+    work, plain, top, gradient, hessian, near, vectors, small, lines, constants, lams, over = scratch
+    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, spare, spare_index = more
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -316,11 +297,11 @@ def advance_vector(  # type: ignore[no-untyped-def]
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
             excess = quadratic_excess(
                 near, lams[:kept], mid, half, const, plain, centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines,
+                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines, constants,
             )  # fmt: skip
             proven = excess <= 0.0
         if proven:
-            volume[0] += 0.5**new
+            volume[0] += math.ldexp(1.0, -new)
             if level < 0:
                 counters[FACE] += 1
             else:

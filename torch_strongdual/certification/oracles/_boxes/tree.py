@@ -9,24 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_strongdual.certification.oracles._boxes.scratch import CellScratch, VectorScratch
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
-__all__ = ["BoxTree", "SearchStatus", "compile_kernels"]
+__all__ = ["BoxTree", "SearchStatus"]
 
 FloatArray = NDArray[np.float64]
-
-
-def compile_kernels() -> None:
-    """Compile what the search needs, or load it from the cache: some seconds on first use, so not to be left to a deadline."""
-    for num_outputs in (1, 2):
-        problem = SphereProblem(
-            rows=np.ones((1, 1)),
-            duals=np.ones((1, num_outputs)),
-            linear=np.zeros((1, num_outputs)),
-            one_sided=num_outputs == 1,
-        )
-        BoxTree(problem).advance(2.0, 4)
 
 
 class SearchStatus:
@@ -62,10 +51,11 @@ class BoxTree:
         capacity = 6 * problem.num_rows + 1024
         self._index = np.zeros(capacity, dtype=np.int32)
         self._middle, self._reach = np.zeros(capacity), np.zeros(capacity)
-        # The kernels take rows transposed; for one output those with a positive dual first.
+        # The kernels take rows transposed; for one output those with a positive dual first. They are compiled for C layouts.
         order = np.argsort(problem.duals[:, 0] <= 0.0, kind="stable") if problem.one_sided else np.arange(problem.num_rows)
         self._columns = np.ascontiguousarray(problem.rows[order].T)
         self._duals = problem.duals[order, 0] if problem.one_sided else np.ascontiguousarray(problem.duals)
+        self._linear = np.ascontiguousarray(problem.linear)
         self._volume, self._witness = np.zeros(1), np.zeros(rank)
         self._mean, self._weights = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
         self._cov = np.zeros((depth + 1, rank, rank))
@@ -112,13 +102,17 @@ class BoxTree:
         else:
             from torch_strongdual.certification.oracles._boxes._scalar_kernel import advance_scalar as advance
         before = self.cells
+        rank, rows = self._columns.shape
+        scratch: tuple[Any, ...] = (CellScratch.of(rank, rows),)
+        if self._vector:
+            scratch += (VectorScratch.of(rank, rows, self.problem.num_outputs),)
         while True:
             status = int(
                 advance(
-                    self._columns, self._duals, self.problem.linear, bound, self.slack(bound),
+                    self._columns, self._duals, self._linear, bound, self.slack(bound),
                     max_cells - (self.cells - before), self._counters, self._split, self._first, self._stage, self._count,
                     self._offset, self._centre, self._width, self._form, self._index, self._middle, self._reach,
-                    self._volume, self._witness, self._mean, self._cov, self._weights,
+                    self._volume, self._witness, self._mean, self._cov, self._weights, *scratch,
                 )
             )  # fmt: skip
             if status != SearchStatus.ARENA_FULL:
