@@ -49,6 +49,9 @@ class JointCandidate:
         problem: Any; where the method does not apply, or boxes soon prove anything, there is no candidate.
     """
 
+    #: Of the time left: for one call, and for all of them.
+    share, total_share = 0.5, 0.8
+
     def __init__(self, problem: TrainingProblem) -> None:
         self._problem = problem
         self._iterations: JointDual | None = None
@@ -65,12 +68,16 @@ class JointCandidate:
         if boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True):
             self.worthwhile_from = _FROM_BOXES
 
-    def next_point(self, deadline: Deadline, *, attainable: float) -> JointPoint | None:
+    def next_point(
+        self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
+    ) -> JointPoint | None:
         """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more.
 
         Args:
             deadline: For the first, long call; later ones are short.
             attainable: Best objective known: what proven and hoped-for bounds are compared with.
+            near: Not used: the point does not depend on a network.
+            oracle_state: Not used.
         """
         if self.is_spent:
             return None

@@ -26,7 +26,6 @@ __all__ = ["SolverRun"]
 
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
-_JOINT_SHARE = 0.8
 _TOO_SHORT = 0.02  # of the time spent
 
 
@@ -171,9 +170,10 @@ class SolverRun:
 
     def try_joint_points(self) -> None:
         """Points chosen together with their relaxed dual norm, which their own multipliers prove; ever tighter ones."""
-        deadline = self.deadline.fraction(_JOINT_SHARE)
+        deadline = self.deadline.fraction(self.solver.joint.total_share)
+        near = self.problem.dual_candidate(self.primal.outputs)
         while not (self.is_done() or deadline.expired):
-            found = self.solver.joint.next_point(deadline.fraction(0.5), attainable=self.solver.attainable)
+            found = self.solver.joint_point(deadline.fraction(self.solver.joint.share), near=near)
             if found is None:
                 return
             self.last = found.bound

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.certification._atom_store import AtomStore
-from torch_strongdual.certification._joint_candidate import JointCandidate
+from torch_strongdual.certification._deep_joint_candidate import DeepJointCandidate
+from torch_strongdual.certification._joint_candidate import JointCandidate, JointPoint
 from torch_strongdual.certification._proven_points import ProvenPoints
 from torch_strongdual.certification._restricted_program import RestrictedPrograms
 from torch_strongdual.certification._solver_run import SolverRun
@@ -74,7 +75,7 @@ class DualSolver:
         self._oracle_state: Any = None
         self.atoms = AtomStore()
         self.points = ProvenPoints()
-        self.joint = JointCandidate(problem)
+        self.joint = DeepJointCandidate(problem) if DeepJointCandidate.supports(problem) else JointCandidate(problem)
         self.programs = RestrictedPrograms()
         #: The network's residual last bounded, and its bound.
         self.residual_bound: tuple[Tensor, DualNormBound] | None = None
@@ -163,6 +164,10 @@ class DualSolver:
         if self.residual_bound is None or not torch.equal(self.residual_bound[0], candidate):
             return None
         return self.residual_bound[1]
+
+    def joint_point(self, deadline: Deadline, *, near: Tensor) -> JointPoint | None:
+        """The next dual point that is chosen together with its relaxed dual norm; see :class:`JointCandidate`."""
+        return self.joint.next_point(deadline, attainable=self.attainable, near=near, oracle_state=self._oracle_state)
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:
         """Keep ``bound`` if it beats the best one; return whether it did."""

@@ -72,6 +72,12 @@ class DepthRecursionState:
     starts: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     memory: SideMemory = field(default_factory=lambda: SideMemory())
 
+    @property
+    def known_starts(self) -> FloatArray:
+        """``starts`` in the shape of points."""
+        rank = self.row_space.rank
+        return self.starts if self.starts.shape[1] == rank else np.zeros((0, rank))
+
 
 @final
 class DepthRecursion(AbstractDualNormOracle):
@@ -205,9 +211,7 @@ class DepthRecursion(AbstractDualNormOracle):
 
     def _chains(self, state: DepthRecursionState, duals: FloatArray) -> tuple[list[Branch], FloatArray]:
         """Branches with one unit a layer, and their directions in reduced coordinates."""
-        rank = state.row_space.rank
-        starts = state.starts if state.starts.shape[1] == rank else np.zeros((0, rank))
-        return chain_branches(state.spec, state.row_space.rows, state.row_space.basis, duals, starts)
+        return chain_branches(state.spec, state.row_space.rows, state.row_space.basis, duals, state.known_starts)
 
     def _mixed(self, state: DepthRecursionState, side: SideBound) -> Branch | None:
         """The layer of units that the linear program of the slope search ended with, for two activations (or all ReLU)."""
@@ -290,6 +294,18 @@ class DepthRecursion(AbstractDualNormOracle):
                 choices=None if search is None else search.choices,
             )
         return state.memory.remember(duals, self._proven(state, search, request))
+
+    def known_search(self, state: DepthRecursionState, duals: FloatArray) -> SlopeSearch:  # (n,)
+        """Where the search for these one-sided duals (in the units of the reduced problem) ended, or one not begun."""
+        known = state.memory.recall(duals)
+        if known is not None and known.search is not None:
+            return known.search
+        tree = self._tree(state, duals)
+        return SlopeSearch(tree=tree, choices=tree.middle(), estimate=math.inf, points=[], mixture=[])
+
+    def suggest(self, state: DepthRecursionState, search: SlopeSearch) -> None:
+        """Have :meth:`bound` take these lines when asked for the duals of their tree: it will only prove them."""
+        state.memory.remember(search.tree.duals, SideBound(upper=math.inf, search=search))
 
     def _tree(self, state: DepthRecursionState, duals: FloatArray) -> SlopeTree:
         """What to choose slopes and flows for."""

@@ -24,7 +24,7 @@ class ConeSolution:
 
     Args:
         point: Its variables.
-        multipliers: Of the inequalities, nonnegative.
+        multipliers: Of the inequalities, nonnegative (those of equations are cut off at zero).
         objective: What is attained.
     """
 
@@ -39,8 +39,12 @@ def solved_program(
     left: Any,  # sparse, shape: (k, m)
     limits: FloatArray,  # shape: (k,)
     deadline: Deadline,
+    *,
+    num_equalities: int = 0,
 ) -> ConeSolution | None:
     """Minimise ``costs'x + sum_j curvatures_j x_j^2 / 2`` subject to ``left x <= limits``; ``None`` if that failed.
+
+    The first ``num_equalities`` rows are equations.
 
     To a few digits only, from inside: the solution lies in the middle of those that are equally good, which is what a method of
     cutting planes is served best by.
@@ -53,7 +57,7 @@ def solved_program(
     settings.max_threads = 1
     settings.tol_gap_rel = settings.tol_gap_abs = settings.tol_feas = _ACCURACY
     settings.time_limit = max(_LEAST_SECONDS, min(deadline.remaining, 1e6))
-    kinds = [clarabel.NonnegativeConeT(len(limits))]
+    kinds = [clarabel.ZeroConeT(num_equalities), clarabel.NonnegativeConeT(len(limits) - num_equalities)]
     quadratic = sparse.diags(curvatures, format="csc")
     found = clarabel.DefaultSolver(quadratic, costs, sparse.csc_matrix(left), limits, kinds, settings).solve()
     point, multipliers = np.array(found.x), np.array(found.z)

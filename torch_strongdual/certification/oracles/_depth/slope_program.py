@@ -101,15 +101,20 @@ class SlopeProgram:
         found = solved_program(np.append(np.zeros(size), 1.0), np.zeros(size + 1), left, limits, deadline)
         if found is None:
             return None
-        root = found.multipliers[num_cuts:][: 2 * self.num_samples]
+        return self.solution(float(found.point[-1]), found.point[:size], found.multipliers)
+
+    def solution(self, level: float, point: FloatArray, multipliers: FloatArray) -> SlopeSolution:
+        """Of a program with these variables; ``multipliers`` of its cuts, then of :attr:`left`."""
+        num_cuts = len(multipliers) - self.left.shape[0]
+        root = multipliers[num_cuts:][: 2 * self.num_samples]
         return SlopeSolution(
-            level=float(found.point[-1]),
-            point=self.cleaned(found.point[:size], found.multipliers[num_cuts:]),
-            weights=found.multipliers[:num_cuts],
+            level=level,
+            point=self._cleaned(point, multipliers[num_cuts:]),
+            weights=multipliers[:num_cuts],
             prices=root[: self.num_samples] - self.last_slope * root[self.num_samples :],
         )
 
-    def cleaned(self, point: FloatArray, multipliers: FloatArray) -> FloatArray:
+    def _cleaned(self, point: FloatArray, multipliers: FloatArray) -> FloatArray:
         """``point`` without flows that are positive only because the solver stays inside: smaller than their multipliers."""
         size = len(point) - self.num_groups
         flows, prices = point[size:], multipliers[len(multipliers) - self.num_groups :]

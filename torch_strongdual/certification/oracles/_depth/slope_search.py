@@ -10,20 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
+from torch_strongdual.certification.oracles._depth.group_pool import GroupPool
 from torch_strongdual.certification.oracles._depth.slope_cuts import Atom, SlopeCuts
-from torch_strongdual.certification.oracles._depth.slope_program import SlopeProgram, SlopeSolution, unstacked
+from torch_strongdual.certification.oracles._depth.slope_program import SlopeProgram, unstacked
 from torch_strongdual.certification.oracles._depth.slope_tree import Choices, SlopeTree
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 
-__all__ = ["SlopeSearch", "find_slopes", "leaf_maxima"]
+__all__ = ["SlopeSearch", "find_slopes", "trial_of"]
 
 FloatArray = NDArray[np.float64]
 
-_LEAST_GAIN = 1e-5
 _PATIENCE = 6
-_MOST_PRICED = 2_000_000
-_MOST_IDLE = 3  # solutions without flow until a group is left out
 _NUM_KNOWN = 24  # starts of local ascents
 
 
@@ -48,6 +45,12 @@ class SlopeSearch:
     mixture: list[Atom]
     has_converged: bool = False
     is_at_best: bool = False
+
+    def at(self, duals: FloatArray, factor: float) -> SlopeSearch:
+        """The same lines and flows, times ``factor``, for other duals."""
+        choices = Choices(slopes=factor * self.choices.slopes, flows=factor * self.choices.flows)
+        tree = dataclasses.replace(self.tree, duals=duals)
+        return dataclasses.replace(self, tree=tree, choices=choices, estimate=factor * self.estimate)
 
 
 def find_slopes(
@@ -81,10 +84,11 @@ def find_slopes(
         choices: Where an earlier search for the same tree ended.
         max_iterations: Programs to solve at most.
     """
-    groups = _GroupPool(tree.groups)
+    groups = GroupPool(tree.groups, None if choices is None else choices.flows)
     cuts = SlopeCuts(tree=tree, rows=rows)
     cuts.add(atoms)
-    best = None if atoms and choices is None else _trial(tree, choices or tree.middle(), rows, starts, cuts)
+    best = None if atoms and choices is None else trial_of(tree, choices or tree.middle(), rows, starts, cuts)
+    tree = cuts.tree = tree.with_groups(groups.active)
     history: list[float] = []
     has_converged = False
     for _ in range(max_iterations):
@@ -102,91 +106,27 @@ def find_slopes(
         cuts.update(found.weights)
         is_close = best is not None and best.estimate - found.level <= 0.1 * rtol * best.estimate
         if not is_close:
-            trial = _trial(tree, unstacked(tree, found.point), rows, starts, cuts)
+            trial = trial_of(tree, unstacked(tree, found.point), rows, starts, cuts)
             best = trial if best is None or trial.estimate < best.estimate else best
         num_new = groups.exchange(tree, rows, cuts.mixture, found)
         if is_close and not num_new:
             has_converged = True
             break
         tree = cuts.tree = tree.with_groups(groups.active)
-    best = _trial(tree, tree.middle(), rows, starts, cuts) if best is None else best
+    best = trial_of(tree, tree.middle(), rows, starts, cuts) if best is None else best
     is_at_best = has_converged and best.estimate > enough
     return dataclasses.replace(best, mixture=cuts.mixture, has_converged=has_converged, is_at_best=is_at_best)
 
 
-class _GroupPool:
-    """Groups that are part of the program, and others that may become so."""
-
-    def __init__(self, groups: SampleGroups) -> None:
-        self._all = groups
-        self._idle: NDArray[np.int64] = np.zeros(groups.number, dtype=np.int64)
-
-    @property
-    def active(self) -> SampleGroups:
-        """Those that are part of the program."""
-        return self._all.subset(self._idle < _MOST_IDLE)
-
-    def exchange(self, tree: SlopeTree, rows: FloatArray, mixture: list[Atom], solution: SlopeSolution) -> int:
-        """Leave out what was of no use for some time, take in what would lower the level; return the number of those."""
-        active = np.flatnonzero(self._idle < _MOST_IDLE)
-        flows = solution.point[len(solution.point) - len(active) :]
-        self._idle[active] = np.where(flows > 0.0, 0, self._idle[active] + 1)
-        added = _cheaper_pairs(tree, rows, mixture, solution.prices)
-        again = np.flatnonzero(self._idle >= _MOST_IDLE)
-        again = again[_gains(tree, rows, self._all.subset(self._idle >= _MOST_IDLE), mixture, solution.prices) > 0.0]
-        self._idle[again] = 0
-        self._all = self._all.joined(added)
-        self._idle = np.concatenate([self._idle, np.zeros(added.number, dtype=np.int64)])
-        return len(again) + added.number
-
-
-def _gains(
-    tree: SlopeTree, rows: FloatArray, groups: SampleGroups, mixture: list[Atom], prices: FloatArray
-) -> FloatArray:  # shape: (p,)
-    """By how much a unit of flow lowers the level, where that is worth it; 0 elsewhere."""
-    gains = groups.gains(prices)
-    for sign in (1.0, -1.0):
-        atoms = [atom for atom in mixture if tree.leaf_sign(atom.leaf) == sign]
-        if atoms:
-            hidden = np.array([atom.point for atom in atoms]) @ rows.T
-            gains -= np.array([atom.weight for atom in atoms]) @ groups.values(hidden, sign, tree.bend)
-    level = float(np.abs(prices) @ np.abs(tree.duals))
-    most = np.abs(tree.duals)[groups.centres]
-    return np.where(gains * most > _LEAST_GAIN * level, gains, 0.0)
-
-
-def _cheaper_pairs(tree: SlopeTree, rows: FloatArray, mixture: list[Atom], prices: FloatArray) -> SampleGroups:
-    """Pairs whose first unit of flow would lower the level of the program most, at most one for each sample."""
-    norms = np.linalg.norm(rows, axis=1)
-    plus, minus = np.flatnonzero((tree.duals > 0) & (norms > 0)), np.flatnonzero((tree.duals < 0) & (norms > 0))
-    if not mixture or not len(plus) or not len(minus) or len(plus) * len(minus) > _MOST_PRICED:
-        return SampleGroups.none(len(rows))
-    points = np.array([atom.weight * atom.point for atom in mixture])
-    signs = np.array([tree.leaf_sign(atom.leaf) for atom in mixture])
-    hidden = signs[:, None] * (points @ rows.T)
-    ratios = norms[plus, None] / norms[None, minus]
-    gain = prices[plus, None] - ratios * prices[None, minus]
-    for row in hidden:
-        gain -= np.maximum(row[plus, None] - ratios * row[None, minus], 0.0)
-    level = float(np.abs(prices) @ np.abs(tree.duals))
-    gain[~(np.isfinite(ratios) & (ratios > 0))] = -np.inf
-    chosen = np.zeros(gain.shape, dtype=bool)
-    chosen[np.arange(len(plus)), gain.argmax(axis=1)] = True
-    chosen[gain.argmax(axis=0), np.arange(len(minus))] = True
-    most = np.minimum(tree.duals[plus, None], -tree.duals[None, minus] / ratios)
-    i, j = np.nonzero(chosen & (gain * most > _LEAST_GAIN * level))
-    return SampleGroups.of_pairs(plus[i], minus[j], ratios[i, j], len(rows))
-
-
-def _trial(tree: SlopeTree, choices: Choices, rows: FloatArray, starts: FloatArray, cuts: SlopeCuts) -> SlopeSearch:
+def trial_of(tree: SlopeTree, choices: Choices, rows: FloatArray, starts: FloatArray, cuts: SlopeCuts) -> SlopeSearch:
     """Local maxima of all leaves at ``choices``, which also become cuts."""
     known = np.concatenate([starts, *([np.array(cuts.points)] if cuts.points else [])])
-    points, estimate = leaf_maxima(tree, choices, rows, known, seed=len(cuts.leaves))
+    points, estimate = _leaf_maxima(tree, choices, rows, known, seed=len(cuts.leaves))
     cuts.add(Atom(leaf=leaf, point=point) for leaf, found in enumerate(points) for point in found)
     return SlopeSearch(tree=tree, choices=choices, estimate=estimate, points=points, mixture=[])
 
 
-def leaf_maxima(
+def _leaf_maxima(
     tree: SlopeTree, choices: Choices, rows: FloatArray, known: FloatArray, *, seed: int
 ) -> tuple[list[FloatArray], float]:
     """Local maximisers of each leaf at ``choices``, from the best of the ``known`` unit vectors among others; largest value."""
