@@ -17,6 +17,7 @@ __all__ = [
     "InvalidInputError",
     "LooseBoundWarning",
     "MissingDependencyError",
+    "NotDifferentiableError",
     "NumericalWarning",
     "ShapeError",
     "SolverError",
@@ -74,6 +75,10 @@ class SolverError(StrongDualError, RuntimeError):
         super().__init__(message)
         self.solver = solver
         self.solver_status = solver_status
+
+
+class NotDifferentiableError(StrongDualError, ArithmeticError):
+    """A derivative was asked for where there is none: at a kink, or where the optimum is not unique. The message says which."""
 
 
 class CertificationError(StrongDualError, RuntimeError):

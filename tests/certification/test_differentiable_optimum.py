@@ -165,10 +165,6 @@ def zero_net() -> ParallelNet:
     return net
 
 
-def vector_net() -> ParallelNet:
-    return ParallelNet(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 3), num_branches=2)
-
-
 def deep_net() -> ParallelNet:
     return ParallelNet(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1), num_branches=2)
 
@@ -176,7 +172,6 @@ def deep_net() -> ParallelNet:
 @pytest.mark.parametrize(
     ("make_net", "changes", "error", "message"),
     [
-        (vector_net, {"targets": torch.zeros(10, 3)}, UnsupportedModelError, "3 outputs; expected one.*diffcp"),
         (deep_net, {}, UnsupportedModelError, "two linear layers"),
         (zero_net, {}, InvalidInputError, "All branches"),
         (lambda: build("relu"), {"path_decay": 0.0}, InvalidInputError, "path_decay"),

@@ -11,6 +11,7 @@ from torch_strongdual.certification import (
     CertificateStatus,
     OptimizationResult,
     certify,
+    differentiable_optimum,
     optimize_to_certificate,
     path_decay_sensitivity,
 )
@@ -71,6 +72,23 @@ def test_the_penalties_of_neighbours_bracket_it() -> None:
     assert stronger.upper < here.lower <= here.penalty <= here.upper < weaker.lower
     change = weaker.optimum - here.optimum, stronger.optimum - here.optimum
     assert weaker.penalty > change[0] / (-0.1 * STRENGTH) > here.penalty > change[1] / (0.1 * STRENGTH) > stronger.penalty
+
+
+def test_several_outputs_have_the_penalty_as_the_derivative_too() -> None:
+    inputs, targets = data()
+    targets = torch.cat([targets, inputs[:, :1] - 0.5 * targets.square()], dim=1)
+    net = ParallelNet(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 2, bias=False), num_branches=2, dtype=torch.float64)
+    results = [
+        optimize_to_certificate(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=STRENGTH * factor, rtol=1e-5)
+        for factor in (0.98, 1.0, 1.02)
+    ]
+    weaker, here, stronger = results
+    found = path_decay_sensitivity(here.net, inputs, targets, loss=HalfSquaredLoss(), certificate=here.certificate)
+    change = (stronger.certificate.primal_value - weaker.certificate.primal_value) / (0.04 * STRENGTH)
+    assert found.lower <= found.penalty <= found.upper
+    assert found.penalty == pytest.approx(change, rel=1e-2)
+    optimum = differentiable_optimum(here.net, inputs, targets, loss=HalfSquaredLoss(), path_decay=STRENGTH)
+    assert found.lower <= optimum.penalty().item() <= found.upper
 
 
 def test_a_loose_certificate_gives_a_wide_interval_around_the_truth() -> None:

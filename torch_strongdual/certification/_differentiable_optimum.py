@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_finite
-from torch_strongdual.certification._cell_refit import activation_patterns
-from torch_strongdual.certification._pattern_program import PatternProgram
+from torch_strongdual.certification._factor_optimum import factor_optimum
+from torch_strongdual.certification._pattern_optimum import pattern_optimum
 from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.differentiable_optimum import DifferentiableOptimum
-from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
+from torch_strongdual.losses import SoftmaxLoss
+from torch_strongdual.losses._class_targets import class_targets
 from torch_strongdual.nn import BranchSpec, ParallelNet, ParallelWeights
 
 __all__ = ["differentiable_optimum"]
-
-FloatArray = NDArray[np.float64]
 
 
 def differentiable_optimum(
     net: ParallelNet,
     inputs: Tensor,  # shape: (num_samples, in_features)
-    targets: Tensor,  # shape: (num_samples, 1)
+    targets: Tensor,  # shape: (num_samples, out_features) or as the loss takes them
     *,
     loss: nn.Module,
     path_decay: float | Tensor,
 ) -> DifferentiableOptimum:
-    r"""Solve the training problem again with the activation patterns of an optimal network, so that autograd sees through it.
+    r"""Find the optimal network with the activation patterns of a given one, so that autograd sees through it.
 
-    With the pattern of every branch fixed, training is convex in the first layers times magnitudes, :math:`v_j`:
+    With the pattern of every branch fixed and one output, training is convex in the first layers times magnitudes, :math:`v_j`:
 
     .. math::
         \min_{v, b} \ell\Bigl(\sum_j s_j D_j X v_j + b\Bigr) + \beta \sum_j \|v_j\|
         \quad\text{subject to}\quad (2 D_j - I) X v_j \ge 0
 
-    a cone program, solved by Clarabel and differentiated in :math:`\beta` and the targets by cvxpylayers. At an optimum, small
-    changes of the data leave the patterns as they are, except at isolated points, where there is no derivative. So these are
-    the derivatives of the global optimum if ``net`` is one, certified for example by :func:`optimize_to_certificate`; a network
-    that is not is first moved to the optimum of its patterns.
+    a cone program, solved by Clarabel and differentiated in :math:`\beta` and the targets by cvxpylayers. With several outputs
+    the layers :math:`u_j, g_j` themselves are moved by Newton's method, on the kinks where optimal first layers lie, to a
+    stationary point of
+
+    .. math::
+        \ell\Bigl(\sum_j D_j X u_j g_j' + b\Bigr) + \frac{\beta}{2} \sum_j \|u_j\|^2 + \|g_j\|^2
+
+    and differentiated by the implicit function theorem. At an optimum, small changes of the data leave the patterns as they
+    are, except at isolated points, where there is no derivative. So these are the derivatives of the global optimum if ``net``
+    is one, certified for example by :func:`optimize_to_certificate`; a network that is not is first moved to the optimum of its
+    patterns (one output), or to a local optimum with no larger an objective.
 
     Args:
-        net: An optimal network, two layers, one output.
+        net: An optimal network of two layers.
         inputs: All training inputs.
         targets: All training targets; differentiable if they require gradients.
-        loss: As for :func:`certify`.
+        loss: As for :func:`certify`; with several outputs any but the absolute loss.
         path_decay: Strength of the product penalty, above zero; differentiable if it is a tensor that requires gradients.
 
     Returns:
-        A :class:`DifferentiableOptimum`, to be called on validation inputs.
+        A :class:`DifferentiableOptimum`, to be called on validation inputs. First derivatives only.
 
     Raises:
-        UnsupportedModelError: If the network has more than two layers, convolutions, or more than one output: the programs of
-            vector outputs have nuclear norms, whose derivatives come out wrong from diffcp, behind cvxpylayers.
+        UnsupportedModelError: If the network has more than two layers, or convolutions.
+        UnsupportedLossError: If the loss has no conjugate here; with several outputs also for the absolute loss.
         InvalidInputError: If ``path_decay`` is not a number above zero, data are not finite, or no branch is alive.
-        SolverError: If Clarabel does not return a solution.
-        MissingDependencyError: If cvxpy or cvxpylayers is not installed.
+        NotDifferentiableError: With several outputs, if the optimum has no derivative; the message says why.
+        SolverError: If Clarabel does not return a solution, or Newton's method does not reach a stationary point.
+        MissingDependencyError: With one output, if cvxpy or cvxpylayers is not installed.
 
     Example:
         >>> from torch_strongdual.losses import HalfSquaredLoss
@@ -77,6 +84,7 @@ def differentiable_optimum(
     References:
         Agrawal, Amos, Barratt, Boyd, Diamond, Kolter, "Differentiable Convex Optimization Layers", NeurIPS 2019.
         https://arxiv.org/abs/1910.12430
+        Fiacco, "Introduction to Sensitivity and Stability Analysis in Nonlinear Programming", Academic Press 1983.
     """
     strength = torch.as_tensor(path_decay, dtype=torch.float64)
     if strength.ndim:
@@ -87,53 +95,25 @@ def differentiable_optimum(
     branches = WorkingBranches.of_network(ParallelWeights.from_module(net))
     if branches.number == 0:
         raise InvalidInputError("All branches of `net` are zero; expected an optimal network that is not.")
-    space = RowSpace.of(problem.spec.branch_inputs(problem.inputs).numpy())
-    chosen, program = _program(problem, branches, space)
-    own_targets = targets.to("cpu", torch.float64).reshape(problem.loss.targets.shape) if targets.requires_grad else None
-    points, bias = program.solve(ScaledLoss.of(problem.loss, own_targets), strength.cpu())
-    weights = chosen.to_weights(problem)
-    return DifferentiableOptimum(
-        first_layers=points @ torch.from_numpy(space.basis).T,
-        signs=chosen.weights[-1][:, 0, 0].sign(),
-        output_bias=bias if problem.spec.output_bias else None,
-        spec=weights.spec,
-    )
+    scaled = ScaledLoss.of(problem.loss, _own_targets(problem, targets, loss) if targets.requires_grad else None)
+    optimum = pattern_optimum if problem.spec.out_features == 1 else factor_optimum
+    return optimum(problem, branches, scaled, strength.cpu())
 
 
 def _check_supported(spec: BranchSpec) -> None:
-    if spec.out_features > 1:
-        raise UnsupportedModelError(
-            f"{spec} has {spec.out_features} outputs; expected one. With several, the program behind the optimum has nuclear "
-            "norms, whose derivatives come out wrong from diffcp."
-        )
     if spec.num_layers != 2 or spec.patch_map is not None:
         raise UnsupportedModelError(f"Branches {spec}; expected two linear layers with one activation between them.")
 
 
-def _program(problem: TrainingProblem, branches: WorkingBranches, space: RowSpace) -> tuple[WorkingBranches, PatternProgram]:
-    """One branch for each pattern, gate and sign, and the program over them."""
-    hidden = branches.weights[0][:, 0].numpy() @ space.basis
-    signs = np.sign(branches.weights[-1][:, 0, 0].numpy())
-    slopes = signs[:, None] * problem.loss.residual(branches.outputs(problem)).numpy().T
-    slope = problem.spec.negative_slopes[0]
-    patterns = activation_patterns(space.rows, hidden, slopes)
-    sides = np.where(patterns, 1.0, -1.0) if slope != 1.0 else np.zeros(patterns.shape)
-    gains = np.where(patterns, 1.0, slope)
-    masks = problem.spec.gate_masks(problem.inputs)
-    if masks is not None and branches.gates is not None:
-        own = masks[branches.gates].numpy()
-        gains, sides = gains * own, sides * own  # where a gate is closed any side will do
-    keys = [(sign, gain.tobytes(), side.tobytes()) for sign, gain, side in zip(signs, gains, sides, strict=True)]
-    founders = list({key: index for index, key in reversed(list(enumerate(keys)))}.values())[::-1]
-    places = {keys[index]: place for place, index in enumerate(founders)}
-    guess = np.zeros((len(founders), space.rank))
-    np.add.at(guess, [places[key] for key in keys], hidden * branches.magnitudes().numpy()[:, None])
-    features = (signs[:, None] * gains)[founders][:, :, None] * space.rows
-    program = PatternProgram(
-        features=features,
-        sides=sides[founders],
-        rows=space.rows,
-        guess=guess,
-        output_bias=problem.spec.output_bias,
-    )
-    return branches.kept(torch.tensor(founders)), program
+def _own_targets(problem: TrainingProblem, targets: Tensor, loss: Any) -> Tensor:
+    """As the loss has them, as a function of those given."""
+    own = targets.to("cpu", torch.float64)
+    if not isinstance(problem.loss, SoftmaxLoss):
+        return own.reshape(problem.loss.targets.shape)
+    return class_targets(
+        own,
+        num_classes=problem.spec.out_features,
+        weight=None if loss.weight is None else loss.weight.cpu(),
+        label_smoothing=float(loss.label_smoothing),
+        ignore_index=int(loss.ignore_index),
+    ).rows

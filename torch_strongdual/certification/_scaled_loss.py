@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from torch_strongdual.certification._cone_layer import imported_cvxpy
 from torch_strongdual.errors import UnsupportedLossError
@@ -67,6 +69,43 @@ class ScaledLoss:
     @classmethod
     def _of(cls, kind: str, targets: Tensor, last: Tensor | None, output_unit: float, dual_unit: float) -> ScaledLoss:
         return cls(kind=kind, targets=targets, last=last, output_unit=output_unit, dual_unit=dual_unit)
+
+    def value(self, outputs: Tensor) -> Tensor:  # shape: ()
+        """The loss; differentiable in ``outputs`` and in its own tensors.
+
+        Args:
+            outputs: In units, shape ``(num_samples, num_outputs)``.
+
+        Raises:
+            UnsupportedLossError: For the absolute loss, which has no second derivative anywhere that matters.
+        """
+        if self.kind == "absolute":
+            raise UnsupportedLossError("The absolute loss has no curvature; expected a loss with second derivatives.")
+        if self.last is None:
+            return 0.5 * (outputs - self.targets).square().sum()
+        if self.kind == "huber":
+            error = outputs - self.targets
+            inner = torch.maximum(torch.minimum(error, self.last.detach()), -self.last.detach())
+            return (0.5 * inner.square() + self.last * (error - inner).abs()).sum()
+        above = -logsigmoid(-outputs) if self.kind == "logistic" else torch.logsumexp(outputs, dim=1)
+        return (self.last * above).sum() - (self.targets * outputs).sum()
+
+    def slope(self, outputs: Tensor) -> Tensor:  # shape: (num_samples, num_outputs)
+        """Gradient of :meth:`value`; differentiable where ``outputs`` and its own tensors are."""
+        with torch.enable_grad():
+            leaf = outputs if outputs.requires_grad else outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.value(leaf), leaf, create_graph=True)
+        return slope
+
+    def curvature(self, outputs: Tensor) -> Tensor:  # shape: (num_samples, num_outputs, num_outputs)
+        """Second derivatives of :meth:`value`: the loss is a sum over samples."""
+        leaf = outputs.detach().requires_grad_()
+        columns = self.slope(leaf).sum(dim=0)
+        return torch.stack([torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns], dim=2)
+
+    def detached(self) -> ScaledLoss:
+        """The same numbers, without their history."""
+        return dataclasses.replace(self, targets=self.targets.detach(), last=None if self.last is None else self.last.detach())
 
     def parameters(self) -> list[Tensor]:
         """Targets, and the loss's own parameter if it has one, which is never negative."""
