@@ -59,6 +59,11 @@ class DeepJointCandidate:
             return False
         return isinstance(loss, HuberFamilyLoss) and loss.num_outputs == 1 and loss.num_samples <= _MAX_ROWS
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a point already."""
+        return self._iterations is not None
+
     def next_point(
         self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
     ) -> JointPoint | None:

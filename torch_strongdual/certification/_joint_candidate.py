@@ -23,6 +23,7 @@ _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES = 0.3
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
+_SHORTEST, _SPLIT_FROM = 0.5, 2.0  # refinements for which there must be time, to begin one, and to split
 _PATIENCE = 25  # refinements that prove nothing better
 
 
@@ -50,7 +51,7 @@ class JointCandidate:
     """
 
     #: Of the time left: for one call, and for all of them.
-    share, total_share = 0.5, 0.8
+    share, total_share = 1.0, 0.9
 
     def __init__(self, problem: TrainingProblem) -> None:
         self._problem = problem
@@ -59,6 +60,7 @@ class JointCandidate:
         self._proven = self._hoped = -math.inf
         self._best = self._before = -math.inf
         self._stalls = self._slow = 0
+        self._seconds = 0.0  # that the last refinement took
         rank = _rank(problem) if JointDual.supports(problem) else 0
         #: Whether there is nothing to offer, or no more.
         self.is_spent = rank <= EASY_RANK
@@ -68,13 +70,18 @@ class JointCandidate:
         if boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True):
             self.worthwhile_from = _FROM_BOXES
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a point already."""
+        return self._iterations is not None
+
     def next_point(
         self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
     ) -> JointPoint | None:
-        """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more.
+        """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more, or no time for it.
 
         Args:
-            deadline: For the first, long call; later ones are short.
+            deadline: The first call, which is long, takes half the time at most.
             attainable: Best objective known: what proven and hoped-for bounds are compared with.
             near: Not used: the point does not depend on a network.
             oracle_state: Not used.
@@ -83,10 +90,14 @@ class JointCandidate:
             return None
         if self._iterations is None:
             self._iterations = JointDual(self._problem)
+        begin, left = deadline.elapsed, deadline.remaining
         if self._iterations.is_settled:
-            candidate = self._iterations.refine(split=self._lacks_parts(attainable), deadline=deadline)
+            if left < _SHORTEST * self._seconds:
+                return None
+            split = self._lacks_parts(attainable) and left > _SPLIT_FROM * self._seconds
+            candidate = self._iterations.refine(split=split, deadline=deadline)
         else:
-            candidate = self._iterations.run(deadline=deadline, rtol=_SETTLED)
+            candidate = self._iterations.run(deadline=deadline.fraction(0.5), rtol=_SETTLED)
         proof = self._iterations.proof()
         if candidate is None or proof is None:
             self.is_spent = True
@@ -97,6 +108,7 @@ class JointCandidate:
             candidate=candidate, bound=proof.bound(self._oracle_state, candidate, BoundRequest(deadline=deadline))
         )
         self._learn(point)
+        self._seconds = deadline.elapsed - begin if self._iterations.is_settled else 0.0
         return point
 
     def _learn(self, point: JointPoint) -> None:

@@ -26,6 +26,7 @@ __all__ = ["SolverRun"]
 
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
+_HARDLY = 0.03  # of the time for a residual, where the joint dual took over before
 _TOO_SHORT = 0.02  # of the time spent
 
 
@@ -152,7 +153,7 @@ class SolverRun:
         floor = self._sufficient_norm(candidate, self.problem.dual_norm_limit)
         # The coarse answer must leave time for column generation, and for a point that suits a loose proof better.
         joint_is_next = not self.solver.joint.is_spent and self.solver.joint.worthwhile_from == 0.0
-        coarse = 0.1 if joint_is_next else 0.4
+        coarse = (_HARDLY if self.solver.joint.has_begun else 0.1) if joint_is_next else 0.4
         for rtol in (max(fine, 2e-2), fine):
             share = 0.5 if joint_is_next and source == "residual" else 1.0
             deadline = self.deadline.fraction(share if rtol == fine else coarse)

@@ -30,6 +30,7 @@ _COLUMN_ROUNDS = 4
 _MAX_STALLS = 3
 _POOL = 200
 _SCOUTING_ROUNDS = 40
+_LARGE = 500  # numbers in all first layers
 
 
 class TrainingLoop:
@@ -64,6 +65,7 @@ class TrainingLoop:
         self._report = report
         self._scout = LocalSearch()
         self._scout_state = self._scout.init(self.problem.spec, self.problem.inputs) if has_cells(self.problem) else None
+        self._may_improve = True  # whether local ascent finds more branches
         self._generator = torch.Generator().manual_seed(seed)
         self._note("start")
 
@@ -140,11 +142,15 @@ class TrainingLoop:
 
         Returns whether it did: not where there are too many branches, or the directions of several outputs lag behind.
         """
+        if not self.solver.joint.is_spent and self.best.number * self.problem.spec.in_features > _LARGE:
+            self._refit(self.best)  # cells of many branches cost more than a refit that leaves few
         is_fine = self._refit_in_cells(self._no_branches())
+        self._may_improve = True
         for _ in range(_SCOUTING_ROUNDS):
             before = self.objective
             candidates = self._scouted()
             if candidates.number == 0 or self.deadline.expired:
+                self._may_improve = candidates.number > 0
                 break
             is_fine |= self._refit_in_cells(candidates)
             if before - self.objective <= 0.01 * self.rtol * abs(before):
@@ -205,7 +211,8 @@ class TrainingLoop:
         if self._is_settled():  # what is lacking is the proof: all the time for it, and the search goes on where it stopped
             deadline = self.deadline
         else:
-            deadline, self._bounded = self.deadline.fraction(0.6), (self.best, self.objective)
+            share = 0.6 if self._may_improve or self.solver.joint.is_spent else 0.85
+            deadline, self._bounded = self.deadline.fraction(share), (self.best, self.objective)
         weights = self._bounded[0].to_weights(self.problem)
         certificate = self.solver.step(weights, rtol=self.rtol, deadline=deadline, max_rounds=max_rounds)
         self._note("bound")

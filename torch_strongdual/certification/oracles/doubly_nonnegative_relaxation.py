@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
+from torch_strongdual.certification.oracles._doubly_nonnegative.sign_trees import SignTrees
 from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -34,7 +35,8 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
     Two methods find multipliers: alternating projections, which take an eigendecomposition of order 1 + rank + number of
     samples an iteration, and for more samples an augmented Lagrangian in a factor of rank + 8 columns, where only products that
     are violated get multipliers. ``stats["method"]`` says which it was. Memory grows with the square of the number of samples,
-    a proof takes a time that grows with its cube.
+    a proof takes a time that grows with its cube. Asked about the same dual point again, the search goes on where it stopped,
+    unless ``max_nodes`` is given.
 
     Use it for data of rank above eight or so and up to a thousand samples. The fewer samples for the rank, and the larger
     ``path_decay``, the tighter the relaxation; splitting gains much while the relaxation is within some 20 %.
@@ -78,6 +80,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         self.max_nodes = max_nodes
         self.device = torch.device(device)
         self.low_rank_rows = low_rank_rows
+        self._trees = SignTrees()
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """The number of samples matters, not the rank."""
@@ -105,22 +108,32 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
         scaled = ScaledLift.of(problem)
-        is_low_rank = self._is_low_rank(scaled.lift.num_rows)
-        tree = SignTree(
+        tree = self._tree(problem, scaled, request, starts)
+        nodes, iterations = tree.nodes, tree.iterations
+        tree.run()
+        if self.max_nodes is None:
+            self._trees.keep(problem, tree)
+        values = problem.values(tree.points)
+        points = tree.points[np.argsort(-values, kind="stable")]
+        upper, lower = scaled.upper(tree.upper), float(np.max(values, initial=0.0))
+        stats: dict[str, float | str] = {"nodes": float(tree.nodes - nodes), "iterations": float(tree.iterations - iterations)}
+        stats["method"] = "low-rank factor" if self._is_low_rank(scaled.lift.num_rows) else "alternating projections"
+        if not (tree.is_done() or request.is_met(upper, lower)):
+            stats["limited_by"] = tree.limited_by
+        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
+
+    def _tree(self, problem: SphereProblem, scaled: ScaledLift, request: BoundRequest, starts: FloatArray) -> SignTree:
+        """The search of this problem that was stopped before, or a new one."""
+        known = self._trees.take(problem) if self.max_nodes is None else None
+        if known is not None:
+            known.ask(scaled.request(request), starts)
+            return known
+        return SignTree(
             scaled.lift,
             scaled.request(request),
             starts,
             upper=scaled.crude_upper,
             max_nodes=self.max_nodes,
             device=self.device,
-            is_low_rank=is_low_rank,
+            is_low_rank=self._is_low_rank(scaled.lift.num_rows),
         )
-        tree.run()
-        values = problem.values(tree.points)
-        points = tree.points[np.argsort(-values, kind="stable")]
-        upper, lower = scaled.upper(tree.upper), float(np.max(values, initial=0.0))
-        stats: dict[str, float | str] = {"nodes": float(tree.nodes), "iterations": float(tree.iterations)}
-        stats["method"] = "low-rank factor" if is_low_rank else "alternating projections"
-        if not (tree.is_done() or request.is_met(upper, lower)):
-            stats["limited_by"] = tree.limited_by
-        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -72,6 +73,13 @@ class SphereProblem:
         """``sum_i |Lambda_i| |x_i| + |G|``: no value on the ball exceeds it, and rounding is measured in it."""
         row_norms = np.linalg.norm(self.rows, axis=1)
         return float(np.linalg.norm(self.duals, axis=1) @ row_norms + np.linalg.norm(self.linear))
+
+    def fingerprint(self) -> bytes:
+        """The same for problems of the same numbers, and in practice for no others."""
+        digest = hashlib.blake2b(repr((self.rows.shape, self.duals.shape, self.one_sided)).encode())
+        for array in (self.rows, self.duals, self.linear):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
 from typing import Any
-
-import numpy as np
 
 from torch_strongdual.certification.oracles._boxes.forest import Forest
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
@@ -37,18 +34,18 @@ class UnfinishedSearches:
 
     def proven(self, problem: SphereProblem) -> float:
         """The smallest bound proven of this problem before, infinite if it is not known."""
-        return self._proven.get(_fingerprint(problem), math.inf) if self._proven else math.inf
+        return self._proven.get(problem.fingerprint(), math.inf) if self._proven else math.inf
 
     def remember(self, problem: SphereProblem, bound: float) -> None:
         """Note that ``bound`` is proven of this problem."""
-        fingerprint = _fingerprint(problem)
+        fingerprint = problem.fingerprint()
         self._proven[fingerprint] = min(bound, self._proven.get(fingerprint, math.inf))
         while len(self._proven) > self._capacity:
             self._proven.popitem(last=False)
 
     def keep(self, problem: SphereProblem, bound: float, forest: Forest) -> None:
         """Put a forest aside that was advanced with ``bound``."""
-        self._forests[_fingerprint(problem), bound] = forest
+        self._forests[problem.fingerprint(), bound] = forest
         while len(self._forests) > self._capacity:
             self._forests.popitem(last=False)
 
@@ -70,13 +67,6 @@ class UnfinishedSearches:
     def _best_key(self, problem: SphereProblem, bound: float) -> tuple[bytes, float] | None:
         if not self._forests:
             return None
-        fingerprint = _fingerprint(problem)
+        fingerprint = problem.fingerprint()
         usable = [(key, forest) for key, forest in list(self._forests.items()) if key[0] == fingerprint and key[1] <= bound]
         return max(usable, key=lambda pair: pair[1].proven_fraction)[0] if usable else None
-
-
-def _fingerprint(problem: SphereProblem) -> bytes:
-    digest = hashlib.blake2b(repr((problem.rows.shape, problem.duals.shape, problem.one_sided)).encode())
-    for array in (problem.rows, problem.duals, problem.linear):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()

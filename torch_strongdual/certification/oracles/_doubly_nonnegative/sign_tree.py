@@ -26,6 +26,8 @@ FloatArray = NDArray[np.float64]
 _MAX_ROUNDS = 150  # in one node, each with a proven bound
 _NOTHING = 1e-10  # a maximum of zero is not proven more closely than this
 _PROOF_SECONDS = 4e-10  # for the first bound, times the cube of the number of samples
+_POINTS = 16
+_ACCURACY = "accuracy of the solver of the relaxation"
 _MEMORY = 5e8  # bytes for the starting points of open nodes
 
 
@@ -38,16 +40,18 @@ class _Node:
         lift: Which part.
         sample: The one to split at; -1 for none.
         start: Where its solver stopped; ``None`` if that was not kept.
+        is_solved: Whether its solver has done what it can, so that only a split helps.
     """
 
     upper: float
     lift: Lift
-    sample: int
-    start: Any
+    sample: int = -1
+    start: Any = None
+    is_solved: bool = False
 
 
 class SignTree:
-    """A run of the search on one problem.
+    """The search on one problem: :meth:`run` goes on until a request is met, and can be called again after :meth:`ask`.
 
     Args:
         lift: The whole sphere, in units in which its weights are about one.
@@ -72,15 +76,26 @@ class SignTree:
     ) -> None:
         self._problem = SphereProblem(rows=lift.rows, duals=lift.weights[:, None], linear=lift.linear[:, None], one_sided=True)
         self._request, self._max_nodes, self._device = request, max_nodes, device
-        self._root, self._is_low_rank = lift, is_low_rank
+        self._is_low_rank = is_low_rank
         self._open: list[tuple[float, int, _Node]] = []
-        self._closed = -np.inf  # largest bound of a part that is not split any more
-        self._first_upper = upper
+        self._pushed = 0
+        self._closed = -np.inf  # largest bound of a part that cannot be split
         self._root_start: Any = None
         self._bound_seconds = _PROOF_SECONDS * lift.num_rows**3
         self.points = points
         self.nodes, self.iterations = 0, 0
-        self.limited_by = "accuracy of the solver of the relaxation"
+        self.limited_by = _ACCURACY
+        self._push(_Node(upper=upper, lift=lift))
+
+    def ask(self, request: BoundRequest, points: FloatArray) -> None:
+        """Go on with another request.
+
+        Args:
+            request: In the units of the tree.
+            points: Unit vectors that may have better values, shape (m, r).
+        """
+        self._request, self.limited_by = request, _ACCURACY
+        self._keep(points)
 
     @property
     def lower(self) -> float:
@@ -90,37 +105,33 @@ class SignTree:
     @property
     def upper(self) -> float:
         """Proven for the whole sphere, never negative."""
-        if not self.nodes:
-            return self._first_upper
         return max(0.0, self._closed, -self._open[0][0] if self._open else 0.0)
 
     def run(self) -> None:
         """Search until the request is met, or until what ``limited_by`` then names."""
-        if self.is_done() or self._must_stop():
-            return
-        self._push(self._solve(self._root, None, self._first_upper))
         while self._open and not self.is_done():
-            if self._must_stop():
+            if self._must_stop() or self._closed >= -self._open[0][0]:
                 return
-            if self._closed >= -self._open[0][0]:
-                return
-            self._split(heapq.heappop(self._open)[2])
+            node = heapq.heappop(self._open)[2]
+            if node.is_solved:
+                self._split(node)
+            else:
+                self._push(self._solve(node.lift, node.start or self._root_start, node.upper))
 
     def _split(self, node: _Node) -> None:
         """Replace a node by its two halves; a half that there is no time for keeps the bound of the whole."""
         for sign in (1, -1):
-            lift = node.lift.with_sign(node.sample, sign)
-            start = node.start or self._root_start
-            if self._is_refuted() or self._must_stop():
-                self._push(_Node(upper=node.upper, lift=lift, sample=-1, start=None))
-            else:
-                self._push(self._solve(lift, start, node.upper))
+            half = _Node(upper=node.upper, lift=node.lift.with_sign(node.sample, sign), start=node.start)
+            if not (self._is_refuted() or self._must_stop()):
+                half = self._solve(half.lift, half.start or self._root_start, half.upper)
+            self._push(half)
 
     def _push(self, node: _Node) -> None:
-        if node.upper <= self._goal or node.sample < 0:
+        if node.is_solved and node.sample < 0:
             self._closed = max(self._closed, node.upper)
         else:
-            heapq.heappush(self._open, (-node.upper, self.nodes, node))
+            self._pushed += 1
+            heapq.heappush(self._open, (-node.upper, self._pushed, node))
 
     @property
     def _goal(self) -> float:
@@ -190,7 +201,8 @@ class SignTree:
             self._root_start = start
         elif len(self._open) * 16 * lift.length**2 > _MEMORY:
             start = self._root_start
-        return _Node(upper=upper, lift=lift, sample=sample, start=start)
+        is_solved = not (self._is_late() or self._is_refuted())
+        return _Node(upper=upper, lift=lift, sample=sample, start=start, is_solved=is_solved)
 
     def _learn(self, direction: FloatArray) -> None:
         """Climb from where the relaxation has its mean, if that beats what is known."""
@@ -199,5 +211,9 @@ class SignTree:
             return
         point = direction[None] / norm
         if float(self._problem.values(point)[0]) > self.lower * (1.0 + 1e-9):
-            points = np.concatenate([point, local_maxima(self._problem, point, num_starts=0), self.points])
-            self.points = points[np.argsort(-self._problem.values(points), kind="stable")][:16]
+            self._keep(np.concatenate([point, local_maxima(self._problem, point, num_starts=0)]))
+
+    def _keep(self, points: FloatArray) -> None:
+        """Remember the best of these and of those known."""
+        points = np.concatenate([points, self.points])
+        self.points = points[np.argsort(-self._problem.values(points), kind="stable")][:_POINTS]
