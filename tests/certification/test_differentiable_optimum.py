@@ -31,7 +31,7 @@ def data(loss: str = "squared") -> tuple[Tensor, Tensor]:
     return inputs, (torch.sigmoid(2.0 * targets) if loss == "logistic" else targets)
 
 
-def build(kind: str, *, bias: bool = False) -> ParallelNet:
+def build(kind: str, *, bias: bool = False, out_features: int = 1, num_branches: int = 4) -> ParallelNet:
     torch.manual_seed(2)
     middle: dict[str, list[nn.Module]] = {
         "relu": [nn.ReLU()],
@@ -39,8 +39,8 @@ def build(kind: str, *, bias: bool = False) -> ParallelNet:
         "linear": [],
         "gated": [GatedReLU(2)],
     }
-    layers = nn.Linear(2, 1, bias=False), *middle[kind], nn.Linear(1, 1, bias=bias)
-    return ParallelNet(*layers, num_branches=4, dtype=torch.float64)
+    layers = nn.Linear(2, 1, bias=False), *middle[kind], nn.Linear(1, out_features, bias=bias)
+    return ParallelNet(*layers, num_branches=num_branches, dtype=torch.float64)
 
 
 def solved(net: ParallelNet, inputs: Tensor, targets: Tensor, loss: nn.Module, strength: float = STRENGTH) -> ParallelNet:

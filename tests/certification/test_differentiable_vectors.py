@@ -22,9 +22,10 @@ from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.errors import InvalidInputError, NotDifferentiableError, UnsupportedLossError
 from torch_strongdual.losses import HalfSquaredLoss
-from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights
+from torch_strongdual.nn import ParallelNet, ParallelWeights
 
 from ..references.convex_program import gated_program_optimum, linear_program_optimum
+from . import test_differentiable_optimum as one_output
 
 STRENGTH = 0.4
 
@@ -34,15 +35,7 @@ def draw(*shape: int, seed: int) -> Tensor:
 
 
 def build(kind: str, out_features: int, *, bias: bool = False) -> ParallelNet:
-    torch.manual_seed(2)
-    middle: dict[str, list[nn.Module]] = {
-        "relu": [nn.ReLU()],
-        "leaky": [nn.LeakyReLU(0.3)],
-        "linear": [],
-        "gated": [GatedReLU(2)],
-    }
-    layers = nn.Linear(2, 1, bias=False), *middle[kind], nn.Linear(1, out_features, bias=bias)
-    return ParallelNet(*layers, num_branches=3, dtype=torch.float64)
+    return one_output.build(kind, bias=bias, out_features=out_features, num_branches=3)
 
 
 def solved(
@@ -272,6 +265,12 @@ def test_what_has_no_derivative_is_named(changes: Callable[[], dict[str, Any]], 
     ).net
     with pytest.raises(error, match=message):
         differentiable_optimum(net, **arguments)
+
+
+def test_inputs_that_say_nothing_are_named() -> None:
+    inputs, targets = torch.zeros(8, 2, dtype=torch.float64), draw(8, 2, seed=5)
+    with pytest.raises(InvalidInputError, match="All `inputs` are zero"):
+        differentiable_optimum(build("relu", 2), inputs, targets, loss=HalfSquaredLoss(), path_decay=STRENGTH)
 
 
 def test_a_derivative_of_the_derivative_is_refused() -> None:

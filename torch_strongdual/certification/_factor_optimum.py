@@ -17,6 +17,7 @@ from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.differentiable_optimum import DifferentiableOptimum
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.errors import InvalidInputError
 
 __all__ = ["factor_optimum"]
 
@@ -33,12 +34,15 @@ def factor_optimum(
         strength: The problem's path decay, differentiable, on the CPU.
 
     Raises:
+        InvalidInputError: If all inputs are zero, or no branch is left.
         SolverError: If Newton's method does not get to a stationary point.
         NotDifferentiableError: If the optimum has no derivative.
     """
     space = RowSpace.of(problem.spec.branch_inputs(problem.inputs).numpy())
     rows, basis = torch.from_numpy(space.rows), torch.from_numpy(space.basis)
-    unit = float(torch.linalg.vector_norm(rows, dim=1).max()) if rows.numel() else 1.0
+    if space.rank == 0:
+        raise InvalidInputError("All `inputs` are zero; expected some that are not: no branch does anything on these.")
+    unit = float(torch.linalg.vector_norm(rows, dim=1).max())
     masks, founders = _distinct_masks(problem.spec.gate_masks(problem.inputs))
     limit = strength / (unit * loss.dual_unit)
     factors = FactorProblem(
