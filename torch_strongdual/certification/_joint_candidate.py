@@ -22,7 +22,7 @@ __all__ = ["JointCandidate", "JointPoint"]
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES = 0.3
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
-_SLOW, _SLOW_ROUNDS = 0.05, 2  # share of the gap that a refinement closes, and how many of those before a split
+_SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.0  # refinements for which there must be time, to begin one, and to split
 _PATIENCE = 25  # refinements that prove nothing better
 
@@ -60,7 +60,6 @@ class JointCandidate:
         self._proven = self._hoped = -math.inf
         self._best = self._before = -math.inf
         self._stalls = self._slow = 0
-        self._patience = _SLOW_ROUNDS
         self._seconds = 0.0  # that the last refinement took
         rank = _rank(problem) if JointDual.supports(problem) else 0
         #: Whether there is nothing to offer, or no more.
@@ -124,13 +123,8 @@ class JointCandidate:
         """Whether the relaxation loses more than the accuracy of the multipliers does (for effort only)."""
         if self._iterations is None or not self._iterations.can_split:
             return False
-        if self._best > self._before:
-            self._patience = _SLOW_ROUNDS
         self._slow = self._slow + 1 if self._best - self._before <= _SLOW * (attainable - self._best) else 0
-        is_slow = self._slow > self._patience
-        if is_slow:  # splits that are of no use have to wait ever longer
-            self._patience *= 2
-        if is_slow or self._hoped - self._proven <= attainable - self._hoped:
+        if self._hoped - self._proven <= attainable - self._hoped or self._slow >= _SLOW_ROUNDS:
             self._slow = 0
             return True
         return False
