@@ -7,9 +7,13 @@ import math
 
 import numpy as np
 import pytest
+from numba import njit
 from numpy.typing import NDArray
 
+from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import inherit_law, quadratic_excess
+from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes
+from torch_strongdual.certification.oracles._boxes.scratch import CellScratch
 
 FloatArray = NDArray[np.float64]
 
@@ -18,17 +22,20 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
     """As the search calls it, for one box without a history."""
     r = rows.shape[1]
     middle, reach = rows @ centre, np.abs(rows) @ width
-    undecided = np.flatnonzero(np.abs(middle) < reach).astype(np.int32)
+    undecided = np.flatnonzero(np.abs(middle) < reach).astype(np.uint32)
     form = duals[middle >= reach] @ rows[middle >= reach]
     mean, cov, weights = np.zeros((1, r)), np.zeros((1, r, r)), np.zeros((1, r))
     inherit_law(0, 0, 1.0, int(np.argmin(width)), mean, cov, weights)
     undecided = undecided[np.argsort(duals[undecided] <= 0.0, kind="stable")]
+    scratch = CellScratch.of(r, len(rows))
+    front, size = fill_lanes(
+        rows.astype(np.float32), undecided, duals[undecided], middle[undecided], reach[undecided], scratch.near, scratch.single
+    )
     return float(
         quadratic_excess(
-            np.ascontiguousarray(rows[undecided].T), duals[undecided], middle[undecided], reach[undecided],
+            scratch.near, *scratch.single[:, :size], front,
             float(form @ centre), form, centre, width, bound, 0.0, int(np.argmin(width)), mean[0], cov[0], weights[0],
-            np.zeros(r), np.zeros((r, r)), np.zeros((5, len(rows))), np.zeros((6, r - 1, r - 1)), np.zeros((6, r - 1)),
-            np.zeros(3),
+            scratch.gradient, scratch.hessian, scratch.vectors, scratch.small, scratch.lines, scratch.constants,
         )
     )  # fmt: skip
 
@@ -89,3 +96,55 @@ def test_a_small_box_is_proven_to_second_order() -> None:
     assert losses[0] > 0.0
     assert losses[1] < 0.4 * losses[0]
     assert losses[2] < 0.4 * losses[1]
+
+
+@njit
+def positive_answers(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
+    answer_positive(middle, reach, half_inverse, lams, means, variances, steep, constants)
+
+
+@njit
+def negative_answers(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
+    answer_negative(middle, reach, half_inverse, lams, means, variances, steep, constants)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e6])
+def test_parabolas_of_single_precision_err_by_no_more_than_is_allowed_for(sign: float, size: float) -> None:
+    """A row may be off by 40 roundings of its magnitude and range (docs/rounding.md): against all extremes."""
+    generator = np.random.default_rng(7)
+    count = 3000
+    reach = (size * generator.uniform(0.5, 1.0, count) * 10.0 ** generator.uniform(0, 3, count)).astype(np.float32)
+    share = np.where(
+        generator.random(count) < 0.5, generator.uniform(-1, 1, count), 1 - 10.0 ** generator.uniform(-7, 0, count)
+    )
+    middle = (reach * share * generator.choice([-1, 1], count)).astype(np.float32)
+    means = (reach * generator.uniform(-1, 1, count)).astype(np.float32)
+    variances = (reach**2 * generator.uniform(0, 1, count) ** 4).astype(np.float32)
+    worst = 0.0
+    for row in range(count):
+        arrays = [np.array([value], dtype=np.float32) for value in (middle[row], reach[row], 0.5 / reach[row], sign)]
+        mean, variance, constants = means[row : row + 1].copy(), variances[row : row + 1].copy(), np.zeros(3)
+        answers = positive_answers if sign > 0 else negative_answers
+        answers(*arrays, mean, variance, np.zeros(1, dtype=np.float32), constants)
+        t, rho = float(middle[row]), float(reach[row])
+        c0, c1, c2 = float(constants[0]) * sign, float(mean[0]) * sign, 0.5 * float(variance[0]) * sign
+        at = [-rho, rho, -t] + ([-c1 / (2 * c2), (1 - c1) / (2 * c2)] if c2 > 0 else [])
+        points = np.clip(np.array(at), -rho, rho)
+        short = sign * (np.maximum(t + points, 0.0) - c0 - c1 * points - c2 * points**2)
+        worst = max(worst, float(short.max()) / (abs(c0) + abs(c1) * rho + c2 * rho**2 + rho))
+        assert abs(constants[2] - (abs(c0) + abs(c1) * rho + c2 * rho**2)) <= 1e-5 * constants[2] + 1e-30
+    assert worst <= 40 * 2.0**-24
+
+
+def test_bounds_hold_where_single_precision_underflows() -> None:
+    generator = np.random.default_rng(8)
+    for exponent in (-8, -14, -25, -45):
+        for _ in range(10):
+            rows, duals = generator.standard_normal((40, 5)), generator.standard_normal(40)
+            centre, width = generator.uniform(-1, 1, 5), np.full(5, 10.0**exponent)
+            centre[0], width[0] = 1.0, 0.0
+            rows[:20] -= np.outer(rows[:20] @ centre, centre) / (centre @ centre)  # kinks through the centre
+            values = float(np.maximum(rows @ centre, 0.0) @ duals / np.linalg.norm(centre))
+            excess = excess_of(rows, duals, centre, width, values * (1 - 1e-9) if values > 0 else values * (1 + 1e-9) - 1e-9)
+            assert not excess <= 0.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import small_part
 
 __all__ = ["certified_value", "cholesky", "invert", "make_definite"]
 
 
-@part
+@small_part
 def cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
     """Lower factor of ``diag(diagonal) - matrix - shift``; whether it exists. Its diagonal is stored inverted."""
     size = matrix.shape[0]
@@ -29,7 +29,7 @@ def cholesky(matrix, diagonal, shift, factor):  # type: ignore[no-untyped-def]
     return True
 
 
-@part
+@small_part
 def invert(factor, inverse):  # type: ignore[no-untyped-def]
     """Inverse (lower triangular) of a factor whose diagonal is stored inverted."""
     size = factor.shape[0]
@@ -42,7 +42,7 @@ def invert(factor, inverse):  # type: ignore[no-untyped-def]
             inverse[i, j] = total * factor[i, i]
 
 
-@part
+@small_part
 def make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-def]
     """Raise the weights until ``diag(weights) - hessian`` has a factor."""
     size = hessian.shape[0]
@@ -59,7 +59,7 @@ def make_definite(hessian, weights, shift, factor):  # type: ignore[no-untyped-d
     return True
 
 
-@part
+@small_part
 def certified_value(gradient, hessian, weights, point):  # type: ignore[no-untyped-def]
     r"""Bound of ``g'v + v'Hv / 2`` over ``|v_k| <= 1`` that ``M = diag(weights) - H >= 0`` and any y prove.
 

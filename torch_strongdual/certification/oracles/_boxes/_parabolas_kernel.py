@@ -8,7 +8,9 @@ from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
 
 __all__ = ["answer_negative", "answer_positive"]
 
-_THIN = 1e-3  # ranges that reach across zero by less than this share are bounded by a line: a parabola would be too steep
+# Single precision throughout: a constant of another type would widen the loops. What that costs is counted in docs/rounding.md.
+_ZERO, _ONE, _TWO, _QUARTER = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(0.25)
+_THIN = np.float32(1e-3)  # ranges that reach less across zero get a line: a parabola would be too steep
 
 
 @part
@@ -18,17 +20,17 @@ def answer_positive(middle, reach, half_inverse, lams, means, variances, steep, 
     Overwrites ``means`` by ``lam c1`` and ``variances`` by ``2 lam c2``. ``constants`` adds up lam c0, the value under the law
     and the magnitude; ``steep`` keeps the largest slope ``c2 rho`` of each row. ``half_inverse`` is 1 / (2 rho).
     """
-    total = 0.0
-    value = 0.0
-    magnitude = 0.0
+    total = _ZERO
+    value = _ZERO
+    magnitude = _ZERO
     for s in range(middle.shape[0]):
         t = middle[s]
         rho = reach[s]
         lam = lams[s]
-        variance = variances[s]
+        variance = max(variances[s], _ZERO)
         x = means[s]
         # (s)_+ = s + (-s)_+, so that the centre may be taken as not positive
-        sign = -1.0 if t > 0.0 else 1.0
+        sign = -_ONE if t > _ZERO else _ONE
         flipped = sign * t
         mean = sign * x
         right = flipped + rho
@@ -41,24 +43,24 @@ def answer_positive(middle, reach, half_inverse, lams, means, variances, steep, 
         near = a > -right
         root = -h if near else a
         above = right - root
-        c2 = (0.25 if near else right) / (h if near else above * above)
+        c2 = (_QUARTER if near else right) / (h if near else above * above)
         distance = flipped - root
         c0 = c2 * distance * distance
-        c1 = 2.0 * c2 * distance
+        c1 = _TWO * c2 * distance
         if right <= thin:
-            c2 = 0.0
+            c2 = _ZERO
             c1 = right * half_inverse[s]
             c0 = c1 * rho
-        if t > 0.0:
+        if t > _ZERO:
             # x -> -x, and add s = t + x
             c0 += t
-            c1 = 1.0 - c1
+            c1 = _ONE - c1
         total += lam * c0
         value += lam * (c0 + c1 * x + c2 * (x * x + variance))
         magnitude += lam * (abs(c0) + abs(c1) * rho + c2 * rho * rho)
         steep[s] = max(steep[s], c2 * rho)
         means[s] = lam * c1
-        variances[s] = 2.0 * lam * c2
+        variances[s] = _TWO * lam * c2
     constants[0] += total
     constants[1] += value
     constants[2] += magnitude
@@ -70,33 +72,33 @@ def answer_negative(middle, reach, half_inverse, lams, means, variances, steep, 
 
     ``a s + b s^2 <= (s)_+`` on [left, right] if ``b <= a / |left|`` and ``b <= (1 - a) / right``: the best of three corners.
     """
-    total = 0.0
-    value = 0.0
-    magnitude = 0.0
+    total = _ZERO
+    value = _ZERO
+    magnitude = _ZERO
     for s in range(middle.shape[0]):
         t = middle[s]
         rho = reach[s]
         lam = lams[s]
         x = means[s]
         m = t + x
-        square = m * m + variances[s]
+        square = m * m + max(variances[s], _ZERO)
         half = half_inverse[s]
         a = (rho - t) * half
         b = half
         if m * (t + rho) > square:
-            a = 1.0
-            b = 0.0
+            a = _ONE
+            b = _ZERO
         if m * (t - rho) > square:
-            a = 0.0
-            b = 0.0
+            a = _ZERO
+            b = _ZERO
         c0 = a * t + b * t * t
-        c1 = a + 2.0 * b * t
+        c1 = a + _TWO * b * t
         total += lam * c0
         value += lam * (a * m + b * square)
         magnitude -= lam * (abs(c0) + abs(c1) * rho + b * rho * rho)
         steep[s] = max(steep[s], b * rho)
         means[s] = lam * c1
-        variances[s] = 2.0 * lam * b
+        variances[s] = _TWO * lam * b
     constants[0] += total
     constants[1] += value
     constants[2] += magnitude

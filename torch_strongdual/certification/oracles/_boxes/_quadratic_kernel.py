@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from torch_strongdual.certification.oracles._boxes._box_program_kernel import certified_value, cholesky, invert, make_definite
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, small_part
 from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
+from torch_strongdual.certification.oracles._boxes._rows_kernel import row_moments, row_sums
 
 __all__ = ["CURVED_RANK", "inherit_law", "quadratic_excess"]
 
@@ -24,19 +25,20 @@ _MOVES = 4  # of the game, at most
 _SWEEPS = 3  # of the certificate's weights, each move
 _RATE = 0.4  # at which the law is averaged
 _DOUBT = 0.3  # go on only if the bound would be enough this far from the floor to the best bound yet
+_ZERO, _HALF = np.float32(0.0), np.float32(0.5)
 
 
 @kernel
 def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: ignore[no-untyped-def]
     """Carry mean and covariance of the point, in units of the box, and the weights from a box to its half."""
     r = mean.shape[1]
-    if level == 0:
+    if level == 0 or not abs(mean[level - 1, axis]) <= 1.0:  # not a number after an overflow of single precision
         for k in range(r):
-            mean[0, k] = 0.0
-            weights[0, k] = 0.0
+            mean[level, k] = 0.0
+            weights[level, k] = 0.0
             for j in range(r):
-                cov[0, k, j] = 0.0
-            cov[0, k, k] = 0.0 if k == face_axis else 1.0
+                cov[level, k, j] = 0.0
+            cov[level, k, k] = 0.0 if k == face_axis else 1.0
         return
     for k in range(r):
         mean[level, k] = mean[level - 1, k]
@@ -58,19 +60,183 @@ def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: igno
         cov[level, k, axis] *= factor
 
 
+@small_part
+def _decided(const, linear, centre, width, bound, face_axis, gradient, hessian, fixed_grad, fixed_hess):  # type: ignore[no-untyped-def]
+    """What does not depend on the undecided rows: gradient and Hessian (lower triangle), constant, and magnitude of it all.
+
+    ``||p|| >= e'p + bend * d'(I - ee')d`` with ``d = p - centre`` and ``e = centre / norm``.
+    """
+    r = centre.shape[0]
+    norm = 0.0
+    radius = 0.0
+    along = 0.0
+    for k in range(r):
+        norm += centre[k] * centre[k]
+        radius += width[k] * width[k]
+        along += abs(centre[k]) * width[k]
+    norm = np.sqrt(norm)
+    farthest = norm + along / norm
+    bend = 0.0
+    if radius > 0.0:
+        bend = 1.0 / (np.sqrt(farthest * farthest + radius) + farthest)
+    turn = 2.0 * bound * bend
+    magnitude = abs(const) + bound * (norm + farthest + radius * bend)
+    for a in range(r - 1):
+        k = a if a < face_axis else a + 1
+        e = centre[k] / norm
+        magnitude += abs(linear[k]) * width[k] + abs(gradient[k])
+        fixed_grad[a] = gradient[k] + (linear[k] - bound * e) * width[k]
+        lever = turn * width[k] * e / norm
+        for b in range(a + 1):
+            j = b if b < face_axis else b + 1
+            magnitude += abs(hessian[k, j])
+            fixed_hess[a, b] = hessian[k, j] + lever * width[j] * centre[j]
+        fixed_hess[a, a] -= turn * width[k] * width[k]
+    return const - bound * norm, magnitude
+
+
+@small_part
+def _law_in(face_axis, mean, cov, weights, aim, spread, load):  # type: ignore[no-untyped-def]
+    """The state of the game without the axis that has no width."""
+    q = mean.shape[0] - 1
+    for a in range(q):
+        k = a if a < face_axis else a + 1
+        aim[a] = mean[k]
+        load[a] = weights[k]
+        for b in range(a + 1):
+            spread[a, b] = cov[k, b if b < face_axis else b + 1]
+
+
+@small_part
+def _law_out(face_axis, mean, cov, weights, aim, spread, load, gradient, hessian, grad, hess):  # type: ignore[no-untyped-def]
+    """Hand the state of the game back, and the quadratic."""
+    q = mean.shape[0] - 1
+    for a in range(q):
+        k = a if a < face_axis else a + 1
+        mean[k] = aim[a]
+        weights[k] = load[a]
+        gradient[k] = grad[a]
+        hessian[k, k] = hess[a, a]
+        for b in range(a + 1):
+            j = b if b < face_axis else b + 1
+            cov[k, j] = spread[a, b]
+            cov[j, k] = spread[a, b]
+
+
+@small_part
+def _under_law(grad, hess, aim, spread):  # type: ignore[no-untyped-def]
+    """Expected value of the quadratic for a law."""
+    value = 0.0
+    for a in range(aim.shape[0]):
+        x = aim[a]
+        across = 0.0
+        for b in range(a):
+            across += hess[a, b] * (spread[a, b] + x * aim[b])
+        value += across + grad[a] * x + 0.5 * hess[a, a] * (spread[a, a] + x * x)
+    return value
+
+
+@small_part
+def _average(share, fixed_grad, fixed_hess, new_grad, new_hess, grad, hess):  # type: ignore[no-untyped-def]
+    """Move the averaged quadratic by ``share`` towards the new one, of whose Hessian only the lower triangle is read."""
+    q = grad.shape[0]
+    for a in range(q):
+        grad[a] = fixed_grad[a] + new_grad[a] if share == 1.0 else grad[a] + share * (fixed_grad[a] + new_grad[a] - grad[a])
+        for b in range(a + 1):
+            entry = fixed_hess[a, b] + new_hess[a, b]
+            if share != 1.0:
+                entry = hess[a, b] + share * (entry - hess[a, b])
+            hess[a, b] = entry
+            hess[b, a] = entry
+
+
+@small_part
+def _magnitudes(grad, hess, sums):  # type: ignore[no-untyped-def]
+    """``|grad_a| + sum_b |hess_ab|`` into ``sums``, and the largest of them."""
+    top = 0.0
+    for a in range(grad.shape[0]):
+        total = abs(grad[a])
+        for b in range(grad.shape[0]):
+            total += abs(hess[a, b])
+        sums[a] = total
+        top = max(top, total)
+    return top
+
+
+@small_part
+def _solve(inverse, grad, line, point):  # type: ignore[no-untyped-def]
+    """The maximiser of the certificate, by the inverse of its Cholesky factor."""
+    q = grad.shape[0]
+    for a in range(q):
+        total = 0.0
+        for b in range(a + 1):
+            total += inverse[a, b] * grad[b]
+        line[a] = total
+    for a in range(q):
+        total = 0.0
+        for b in range(a, q):
+            total += inverse[b, a] * line[b]
+        point[a] = total
+
+
+@small_part
+def _reweigh(hess, load, shift, slackness, point, inverse, factor, previous):  # type: ignore[no-untyped-def]
+    """Weights that suit the point and the inverse better; half way back to the old ones while they are not definite."""
+    q = point.shape[0]
+    for a in range(q):
+        total = 0.0
+        for b in range(a, q):
+            total += inverse[b, a] * inverse[b, a]
+        moved = np.sqrt(point[a] * point[a] + slackness * total)
+        previous[a] = load[a]
+        load[a] = max(load[a] * min(max(moved, 0.3), 3.0), 8.0 * shift)
+    tries = 0
+    while not cholesky(hess, load, shift, factor) and tries < 6:
+        tries += 1
+        for a in range(q):
+            load[a] = 0.5 * (load[a] + previous[a])
+    if tries == 6:
+        for a in range(q):
+            load[a] = previous[a]
+        cholesky(hess, load, shift, factor)
+
+
+@small_part
+def _move_law(slackness, inverse, point, scale, aim, spread):  # type: ignore[no-untyped-def]
+    """Move the law towards the one that is worst for the averaged quadratic; of ``spread``, the lower triangle."""
+    q = point.shape[0]
+    for a in range(q):
+        total = 0.0
+        for c in range(a, q):
+            total += inverse[c, a] * inverse[c, a]
+        scale[a] = 1.0 / np.sqrt(max(slackness * total + point[a] * point[a], 1.0))
+    for a in range(q):
+        for b in range(a + 1):
+            total = 0.0
+            for c in range(a, q):
+                total += inverse[c, a] * inverse[c, b]
+            new_second = (slackness * total + point[a] * point[b]) * scale[a] * scale[b]
+            second = spread[a, b] + aim[a] * aim[b]
+            spread[a, b] = second + _RATE * (new_second - second)
+    for a in range(q):
+        aim[a] += _RATE * (point[a] * scale[a] - aim[a])
+    for a in range(q):
+        for b in range(a + 1):
+            spread[a, b] -= aim[a] * aim[b]
+
+
 @kernel
 def quadratic_excess(  # type: ignore[no-untyped-def]
-    columns, lams, middle, reach, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
+    columns, lams, middle, reach, front, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
     gradient, hessian, vectors, small, lines, constants,
 ):  # fmt: skip
     """Bound ``max w(p) - bound * ||p||`` over the box from above, rounding included; ``slack`` is that of the linear bound.
 
-    Args of note: ``columns`` (rank, at least N), ``lams``, ``middle`` and ``reach`` (N,) are the undecided rows, those with a
-    positive dual first; ``const + linear'(p - centre)`` are the decided rows; ``face_axis`` has no width. ``mean``, ``cov`` and
-    ``weights`` (of one level) are the state of the game, in units of the box, updated. ``gradient`` and ``hessian`` (lower
-    triangle) hold a quadratic in the same units that is added; on return they hold the whole, of the Hessian at least its
-    diagonal. Positive infinity means that the box is beyond
-    proof.
+    Args of note: ``columns`` (rank, at least N), ``lams``, ``middle`` and ``reach`` (N,) are the undecided rows, ``front`` of
+    them with a positive dual first, as ``fill_lanes`` leaves them; ``const + linear'(p - centre)`` are the decided rows;
+    ``face_axis`` has no width. ``mean``, ``cov`` and ``weights`` (of one level) are the state of the game, in units of the box,
+    updated. ``gradient`` and ``hessian`` (lower triangle) hold a quadratic in the same units that is added; on return they hold
+    the whole, of the Hessian the diagonal. Positive infinity means that the box is beyond proof.
     """
     r = centre.shape[0]
     q = r - 1
@@ -80,72 +246,20 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
     grad, fixed_grad, new_grad, aim, point, load = lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]
     means, variances, steep, half_inverse = vectors[0, :size], vectors[1, :size], vectors[2, :size], vectors[3, :size]
     weighted = vectors[4, :size]
-    norm = 0.0
-    radius = 0.0
-    for k in range(r):
-        norm += centre[k] * centre[k]
-        radius += width[k] * width[k]
-    norm = np.sqrt(norm)
-    along = 0.0
-    for k in range(r):
-        along += abs(centre[k]) * width[k]
-    farthest = norm + along / norm
-    # ||p|| >= e'p + bend * d'(I - ee')d with d = p - centre, e = centre / norm
-    bend = 0.0
-    if radius > 0.0:
-        bend = 1.0 / (np.sqrt(farthest * farthest + radius) + farthest)
-    turn = 2.0 * bound * bend
-    base = const - bound * norm
-    magnitude = abs(const) + bound * (norm + farthest + radius * bend)
-    for a in range(q):
-        k = a if a < face_axis else a + 1
-        e = centre[k] / norm
-        magnitude += abs(linear[k]) * width[k] + abs(gradient[k])
-        fixed_grad[a] = gradient[k] + (linear[k] - bound * e) * width[k]
-        for b in range(a + 1):
-            j = b if b < face_axis else b + 1
-            magnitude += abs(hessian[k, j])
-            fixed_hess[a, b] = hessian[k, j] + turn * width[k] * width[j] * e * centre[j] / norm
-        fixed_hess[a, a] -= turn * width[k] * width[k]
-        aim[a] = mean[k]
-        load[a] = weights[k]
-        for b in range(q):
-            j = b if b < face_axis else b + 1
-            spread[a, b] = cov[k, j]
-    front = 0
+    base, magnitude = _decided(const, linear, centre, width, bound, face_axis, gradient, hessian, fixed_grad, fixed_hess)
+    _law_in(face_axis, mean, cov, weights, aim, spread, load)
+    widest = _ZERO
     for s in range(size):
-        front += 1 if lams[s] > 0.0 else 0
-        steep[s] = 0.0
-        half_inverse[s] = 0.5 / reach[s]
+        steep[s] = _ZERO
+        half_inverse[s] = _HALF / reach[s]
+        widest += abs(lams[s]) * reach[s]
     const_rows = 0.0
     best = np.inf
-    rounding = 0.0
-    steepest = 0.0
-    largest = magnitude
+    parabolas = 0.0
     floor = -np.inf
     for move in range(_MOVES):
         # What the best parabolas give for this law.
-        for s in range(size):
-            means[s] = 0.0
-            variances[s] = 0.0
-        for a in range(q):
-            k = a if a < face_axis else a + 1
-            column = columns[k]
-            ahead = aim[a] * width[k]
-            for s in range(size):
-                means[s] += column[s] * ahead
-                weighted[s] = 0.0
-            for b in range(a):
-                j = b if b < face_axis else b + 1
-                other = columns[j]
-                twice = 2.0 * spread[a, b] * width[k] * width[j]
-                for s in range(size):
-                    weighted[s] += twice * other[s]
-            once = spread[a, a] * width[k] * width[k]
-            for s in range(size):
-                variances[s] += (weighted[s] + once * column[s]) * column[s]
-        for s in range(size):
-            variances[s] = max(variances[s], 0.0)
+        row_moments(columns, face_axis, width, aim, spread, means, variances, weighted)
         constants[0] = 0.0
         constants[1] = 0.0
         constants[2] = 0.0
@@ -157,138 +271,46 @@ def quadratic_excess(  # type: ignore[no-untyped-def]
             middle[front:], reach[front:], half_inverse[front:], lams[front:], means[front:], variances[front:], steep[front:],
             constants,
         )  # fmt: skip
-        worst = base + constants[1]
-        for a in range(q):
-            worst += fixed_grad[a] * aim[a]
-            for b in range(a):
-                worst += fixed_hess[a, b] * (spread[a, b] + aim[a] * aim[b])
-            worst += 0.5 * fixed_hess[a, a] * (spread[a, a] + aim[a] * aim[a])
-        floor = max(floor, worst)
+        floor = max(floor, base + constants[1] + _under_law(fixed_grad, fixed_hess, aim, spread))
         beyond = floor > 0.0 or (move > 0 and floor + _DOUBT * (best - floor) > 0.0)
-        for a in range(q):
-            k = a if a < face_axis else a + 1
-            column = columns[k]
-            total = 0.0
-            curve = 0.0
-            for s in range(size):
-                total += means[s] * column[s]
-                weighted[s] = variances[s] * column[s]
-                curve += weighted[s] * column[s]
-            new_grad[a] = total * width[k]
-            new_hess[a, a] = curve * width[k] * width[k]
-            if not beyond:
-                for b in range(a):
-                    j = b if b < face_axis else b + 1
-                    other = columns[j]
-                    total = 0.0
-                    for s in range(size):
-                        total += weighted[s] * other[s]
-                    new_hess[a, b] = total * width[k] * width[j]
+        row_sums(columns, face_axis, width, means, variances, weighted, beyond, new_grad, new_hess)
         share = 1.0 if move == 0 else 0.5
         const_rows += share * (constants[0] - const_rows)
-        largest = max(largest, magnitude + constants[2])
-        for a in range(q):
-            grad[a] = fixed_grad[a] + new_grad[a] if move == 0 else grad[a] + share * (fixed_grad[a] + new_grad[a] - grad[a])
-            for b in range(a + 1):
-                entry = fixed_hess[a, b] + new_hess[a, b]
-                if move > 0:
-                    entry = hess[a, b] + share * (entry - hess[a, b])
-                hess[a, b] = entry
-                hess[b, a] = entry
+        parabolas = max(parabolas, constants[2])
+        _average(share, fixed_grad, fixed_hess, new_grad, new_hess, grad, hess)
         if beyond:
             best = np.inf
             break
-        rounding = slack + 1.2e-16 * (8.0 * size + 40.0 * r + 160.0) * largest
-        top = 0.0
+        rounding = slack + 1.2e-16 * (8.0 * size + 40.0 * r + 160.0) * (magnitude + parabolas)
+        rounding += 6.0e-8 * (2.0 * size + 100.0) * (parabolas + widest)
+        shift = 1e-14 * r * r * _magnitudes(grad, hess, new_grad) + 1e-300
+        is_new = move == 0 and load[0] == 0.0
         for a in range(q):
-            total = abs(grad[a])
-            for b in range(q):
-                total += abs(hess[a, b])
-            top = max(top, total)
-        shift = 1e-14 * r * r * top + 1e-300
-        if move == 0 and load[0] == 0.0:
-            for a in range(q):
-                total = abs(grad[a])
-                for b in range(q):
-                    total += abs(hess[a, b])
-                load[a] = total
-        for a in range(q):
-            load[a] = max(load[a], 8.0 * shift)
+            load[a] = max(new_grad[a] if is_new else load[a], 8.0 * shift)
         if not make_definite(hess, load, shift, factor):
             break
         barrier = 0.8 / (1.0 + 0.5 * move)
+        slackness = 0.0
         for sweep in range(_SWEEPS + 1):
             invert(factor, inverse)
-            heavy = 0.0
-            for a in range(q):
-                total = 0.0
-                for b in range(a + 1):
-                    total += inverse[a, b] * grad[b]
-                aim_a = total
-                new_grad[a] = aim_a
-                heavy += load[a]
-            for a in range(q):
-                total = 0.0
-                for b in range(a, q):
-                    total += inverse[b, a] * new_grad[b]
-                point[a] = total
+            _solve(inverse, grad, new_grad, point)
             value = base + const_rows + certified_value(grad, hess, load, point) + rounding
             if value <= 0.0:
                 # Errors of t and rho are enlarged by the slope of the parabolas; the sums have ``size`` terms.
-                steepest = 0.0
+                steepest = _ZERO
                 for s in range(size):
                     steepest = max(steepest, steep[s])
                 value += 4.0 * slack * steepest
             best = min(best, value)
+            heavy = 0.0
+            for a in range(q):
+                heavy += load[a]
+            slackness = 0.5 * barrier * heavy / q
             if best <= 0.0 or sweep == _SWEEPS:
                 break
-            slackness = 0.5 * barrier * heavy / q
-            for a in range(q):
-                total = 0.0
-                for b in range(a, q):
-                    total += inverse[b, a] * inverse[b, a]
-                moved = np.sqrt(point[a] * point[a] + slackness * total)
-                new_grad[a] = load[a]
-                load[a] = max(load[a] * min(max(moved, 0.3), 3.0), 8.0 * shift)
-            tries = 0
-            while not cholesky(hess, load, shift, factor) and tries < 6:
-                tries += 1
-                for a in range(q):
-                    load[a] = 0.5 * (load[a] + new_grad[a])
-            if tries == 6:
-                for a in range(q):
-                    load[a] = new_grad[a]
-                cholesky(hess, load, shift, factor)
-        # The law moves towards the one that is worst for these parabolas.
-        slackness = 0.5 * barrier * heavy / q
-        for a in range(q):
-            for b in range(a + 1):
-                total = 0.0
-                for c in range(a, q):
-                    total += inverse[c, a] * inverse[c, b]
-                new_hess[a, b] = slackness * total
-        for a in range(q):
-            new_grad[a] = 1.0 / np.sqrt(max(new_hess[a, a] + point[a] * point[a], 1.0))
-        for a in range(q):
-            for b in range(a + 1):
-                new_second = (new_hess[a, b] + point[a] * point[b]) * new_grad[a] * new_grad[b]
-                second = spread[a, b] + aim[a] * aim[b]
-                spread[a, b] = second + _RATE * (new_second - second)
-        for a in range(q):
-            aim[a] += _RATE * (point[a] * new_grad[a] - aim[a])
-        for a in range(q):
-            for b in range(a + 1):
-                spread[a, b] -= aim[a] * aim[b]
-                spread[b, a] = spread[a, b]
+            _reweigh(hess, load, shift, slackness, point, inverse, factor, new_grad)
+        _move_law(slackness, inverse, point, new_grad, aim, spread)
         if best <= 0.0:
             break
-    for a in range(q):
-        k = a if a < face_axis else a + 1
-        mean[k] = aim[a]
-        weights[k] = load[a]
-        gradient[k] = grad[a]
-        for b in range(q):
-            j = b if b < face_axis else b + 1
-            cov[k, j] = spread[a, b]
-            hessian[k, j] = hess[a, b]
+    _law_out(face_axis, mean, cov, weights, aim, spread, load, gradient, hessian, grad, hess)
     return best

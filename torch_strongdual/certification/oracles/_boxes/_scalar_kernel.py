@@ -22,13 +22,13 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     LEVEL,
     OUT_OF_CELLS,
     STALLED,
-    gather,
     largest_over_box,
     place,
     settle,
 )
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
+from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes
 
 __all__ = ["advance_scalar"]
 
@@ -61,7 +61,7 @@ def _linear_majorant(columns, rows, lams, middle, reach, decided, slopes, total)
 
 @kernel
 def advance_scalar(  # type: ignore[no-untyped-def]
-    columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
+    columns, singles, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
     centre, width, form, index, middle, reach, volume, witness, mean, cov, weights, scratch,
 ):  # fmt: skip
     """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``.
@@ -70,7 +70,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
     """
     r, n = columns.shape
     depth = split.shape[0] - 1
-    work, plain, total, gradient, hessian, near, vectors, small, lines, constants, lams, over = scratch
+    work, plain, total, gradient, hessian, small, lines, constants, lams, over, slopes, near, single, vectors = scratch
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -127,14 +127,15 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                 gradient[k] = 0.0
                 for j in range(r):
                     hessian[k, j] = 0.0
-            gather(columns, rows, counters[FACE] // 2, near)
+            front, size = fill_lanes(singles, rows, lams, mid, half, near, single)
             excess = quadratic_excess(
-                near, lams[:kept], mid, half, linear_part, plain, centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines, constants,
+                near, single[0, :size], single[1, :size], single[2, :size], front, linear_part, plain, centre[new], width[new],
+                bound, slack, counters[FACE] // 2, mean[new], cov[new], weights[new],
+                gradient, hessian, vectors, small, lines, constants,
             )  # fmt: skip
             proven = excess <= 0.0
         else:
-            const = _linear_majorant(columns, rows, lams, mid, half, plain, vectors[0], total)
+            const = _linear_majorant(columns, rows, lams, mid, half, plain, slopes, total)
             proven = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work) <= -slack
         if proven:
             volume[0] += math.ldexp(1.0, -new)
@@ -149,7 +150,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             for k in range(r):
                 work[k] = centre[new, k] + width[new, k] * mean[new, k]
                 gain = max(hessian[k, k], 0.0) + bend * width[new, k] * width[new, k] + 0.5 * abs(gradient[k])
-                if width[new, k] > 0.0 and gain > best:
+                if width[new, k] > 0.0 and not gain <= best:  # also if it is not a number
                     best = gain
                     split[new] = k
         else:

@@ -29,6 +29,7 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
 )
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
+from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes
 
 __all__ = ["advance_vector"]
 
@@ -88,7 +89,7 @@ def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_inde
 
 @kernel
 def advance_vector(  # type: ignore[no-untyped-def]
-    columns, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
+    columns, singles, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
     centre, width, form, index, middle, reach, volume, witness, mean, cov, weights, scratch, more,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
@@ -101,8 +102,8 @@ def advance_vector(  # type: ignore[no-untyped-def]
     c = duals.shape[1]
     depth = split.shape[0] - 1
     use_gram = c >= 4
-    work, plain, top, gradient, hessian, near, vectors, small, lines, constants, lams, over = scratch
-    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, spare, spare_index = more
+    work, plain, top, gradient, hessian, small, lines, constants, lams, over, _, near_single, single, vectors = scratch
+    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, spare, spare_index, near, reals = more
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -180,11 +181,11 @@ def advance_vector(  # type: ignore[no-untyped-def]
             top_const += along * centre[new, k]
         low_const = top_const
         plain_const = top_const
-        up = vectors[0, :kept]
-        down = vectors[1, :kept]
-        chord = vectors[2, :kept]
-        half_gap = vectors[3, :kept]
-        perp = vectors[4, :kept]
+        up = reals[0, :kept]
+        down = reals[1, :kept]
+        chord = reals[2, :kept]
+        half_gap = reals[3, :kept]
+        perp = reals[4, :kept]
         at_centre = spare[0, :kept]
         for s in range(kept):
             t = mid[s]
@@ -295,9 +296,11 @@ def advance_vector(  # type: ignore[no-untyped-def]
                     hessian[k, j] = 0.0
                     for m in range(c):
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
+            front, size = fill_lanes(singles, rows, lams, mid, half, near_single, single)
             excess = quadratic_excess(
-                near, lams[:kept], mid, half, const, plain, centre[new], width[new], bound, slack,
-                counters[FACE] // 2, mean[new], cov[new], weights[new], gradient, hessian, vectors, small, lines, constants,
+                near_single, single[0, :size], single[1, :size], single[2, :size], front, const, plain, centre[new], width[new],
+                bound, slack, counters[FACE] // 2, mean[new], cov[new], weights[new],
+                gradient, hessian, vectors, small, lines, constants,
             )  # fmt: skip
             proven = excess <= 0.0
         if proven:

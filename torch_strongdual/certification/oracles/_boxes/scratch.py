@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["CellScratch", "VectorScratch"]
 
 FloatArray = NDArray[np.float64]
+SingleArray = NDArray[np.float32]
 
 
 class CellScratch(NamedTuple):
@@ -20,13 +21,15 @@ class CellScratch(NamedTuple):
     total: FloatArray  # (rank,)
     gradient: FloatArray  # (rank,)
     hessian: FloatArray  # (rank, rank)
-    near: FloatArray  # (rank, num_rows)
-    vectors: FloatArray  # (5, num_rows)
     small: FloatArray  # (6, rank - 1, rank - 1)
     lines: FloatArray  # (6, rank - 1)
     constants: FloatArray  # (3,)
     lams: FloatArray  # (num_rows,)
-    over: NDArray[np.int32]  # (num_rows,)
+    over: NDArray[np.uint32]  # (num_rows,)
+    slopes: FloatArray  # (num_rows,)
+    near: SingleArray  # (rank, num_rows)
+    single: SingleArray  # (3, num_rows)
+    vectors: SingleArray  # (5, num_rows)
 
     @classmethod
     def of(cls, rank: int, num_rows: int) -> CellScratch:
@@ -37,13 +40,15 @@ class CellScratch(NamedTuple):
             total=np.zeros(rank),
             gradient=np.zeros(rank),
             hessian=np.zeros((rank, rank)),
-            near=np.zeros((rank, num_rows)),
-            vectors=np.zeros((5, num_rows)),
             small=np.zeros((6, rank - 1, rank - 1)),
             lines=np.zeros((6, rank - 1)),
             constants=np.zeros(3),
             lams=np.zeros(num_rows),
-            over=np.zeros(num_rows, dtype=np.int32),
+            over=np.zeros(num_rows, dtype=np.uint32),
+            slopes=np.zeros(num_rows),
+            near=np.zeros((rank, num_rows + 64), dtype=np.float32),
+            single=np.zeros((3, num_rows + 64), dtype=np.float32),
+            vectors=np.zeros((5, num_rows + 64), dtype=np.float32),
         )
 
 
@@ -60,7 +65,9 @@ class VectorScratch(NamedTuple):
     gram: FloatArray  # (num_outputs, num_outputs)
     sides: FloatArray  # (num_outputs, num_rows)
     spare: FloatArray  # (3, num_rows)
-    spare_index: NDArray[np.int32]  # (num_rows,)
+    spare_index: NDArray[np.uint32]  # (num_rows,)
+    near: FloatArray  # (rank, num_rows)
+    reals: FloatArray  # (5, num_rows)
 
     @classmethod
     def of(cls, rank: int, num_rows: int, num_outputs: int) -> VectorScratch:
@@ -76,5 +83,7 @@ class VectorScratch(NamedTuple):
             gram=np.zeros((num_outputs, num_outputs)),
             sides=np.zeros((num_outputs, num_rows)),
             spare=np.zeros((3, num_rows)),
-            spare_index=np.zeros(num_rows, dtype=np.int32),
+            spare_index=np.zeros(num_rows, dtype=np.uint32),
+            near=np.zeros((rank, num_rows)),
+            reals=np.zeros((5, num_rows)),
         )

@@ -49,19 +49,19 @@ class BoxTree:
         self._centre, self._width = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
         self._form = np.zeros((depth + 1, rank, outputs))
         capacity = 6 * problem.num_rows + 1024
-        self._index = np.zeros(capacity, dtype=np.int32)
+        self._index = np.zeros(capacity, dtype=np.uint32)
         self._middle, self._reach = np.zeros(capacity), np.zeros(capacity)
         # The kernels take rows transposed; for one output those with a positive dual first. They are compiled for C layouts.
-        order = np.argsort(problem.duals[:, 0] <= 0.0, kind="stable") if problem.one_sided else np.arange(problem.num_rows)
-        self._columns = np.ascontiguousarray(problem.rows[order].T)
-        self._duals = problem.duals[order, 0] if problem.one_sided else np.ascontiguousarray(problem.duals)
-        self._linear = np.ascontiguousarray(problem.linear)
+        rows, duals, linear, self._exponent = _normalised(problem)
+        order = np.argsort(duals[:, 0] <= 0.0, kind="stable") if problem.one_sided else np.arange(problem.num_rows)
+        self._columns = np.ascontiguousarray(rows[order].T)
+        self._singles = np.ascontiguousarray(rows[order], dtype=np.float32)
+        self._duals = duals[order, 0] if problem.one_sided else np.ascontiguousarray(duals)
+        self._linear = np.ascontiguousarray(linear)
         self._volume, self._witness = np.zeros(1), np.zeros(rank)
         self._mean, self._weights = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
         self._cov = np.zeros((depth + 1, rank, rank))
-        self._weight = float(
-            np.linalg.norm(problem.duals, axis=1) @ np.abs(problem.rows).sum(axis=1) + np.abs(problem.linear).sum()
-        )
+        self._weight = float(np.linalg.norm(duals, axis=1) @ np.abs(rows).sum(axis=1) + np.abs(linear).sum())
 
     @property
     def cells(self) -> int:
@@ -84,8 +84,8 @@ class BoxTree:
         memo: dict[int, Any] = {id(self.problem): self.problem}
         return copy.deepcopy(self, memo)
 
-    def slack(self, bound: float) -> float:
-        """Bound on all rounding errors in the evaluation of one cell; derived in docs/rounding.md."""
+    def _slack(self, bound: float) -> float:
+        """Bound on all rounding errors in the evaluation of one cell, normalised as ``bound``; derived in docs/rounding.md."""
         problem, depth = self.problem, self._split.shape[0]
         per_weight = 6 * depth + 2 * problem.num_rows + 14 * problem.rank + 6 * problem.num_outputs + 60
         per_bound = (4 * problem.rank + 40) * math.sqrt(problem.rank)
@@ -102,6 +102,7 @@ class BoxTree:
         else:
             from torch_strongdual.certification.oracles._boxes._scalar_kernel import advance_scalar as advance
         before = self.cells
+        bound = math.ldexp(bound, self._exponent)
         rank, rows = self._columns.shape
         scratch: tuple[Any, ...] = (CellScratch.of(rank, rows),)
         if self._vector:
@@ -109,7 +110,7 @@ class BoxTree:
         while True:
             status = int(
                 advance(
-                    self._columns, self._duals, self._linear, bound, self.slack(bound),
+                    self._columns, self._singles, self._duals, self._linear, bound, self._slack(bound),
                     max_cells - (self.cells - before), self._counters, self._split, self._first, self._stage, self._count,
                     self._offset, self._centre, self._width, self._form, self._index, self._middle, self._reach,
                     self._volume, self._witness, self._mean, self._cov, self._weights, *scratch,
@@ -120,3 +121,17 @@ class BoxTree:
             self._index = np.concatenate([self._index, np.zeros_like(self._index)])
             self._middle = np.concatenate([self._middle, np.zeros_like(self._middle)])
             self._reach = np.concatenate([self._reach, np.zeros_like(self._reach)])
+
+
+def _normalised(problem: SphereProblem) -> tuple[FloatArray, FloatArray, FloatArray, int]:
+    """Rows with entries of size one, what that leaves for the duals, the linear part, and the exponent of their common unit.
+
+    All by powers of two, hence exact, but for what underflows beside entries of size one. Single precision needs it.
+    """
+    sizes = np.frexp(np.abs(problem.rows).max(axis=1, initial=0.0))[1]
+    heights = np.frexp(np.abs(problem.duals).max(axis=1, initial=0.0))[1] + sizes
+    largest = np.abs(problem.linear).max(initial=0.0)
+    exponent = -max(int(heights.max(initial=-2000)), int(np.frexp(largest)[1]) if largest > 0.0 else -2000)
+    rows = np.ldexp(problem.rows, -sizes[:, None])
+    duals = np.ldexp(problem.duals, sizes[:, None] + exponent)
+    return rows, duals, np.ldexp(problem.linear, exponent), exponent
