@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_finite
-from torch_strongdual.certification._factor_optimum import factor_optimum
+from torch_strongdual.certification._factors.factor_optimum import factor_optimum
 from torch_strongdual.certification._pattern_optimum import pattern_optimum
 from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches

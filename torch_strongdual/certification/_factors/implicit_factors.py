@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torch_strongdual.certification._factor_descent import StationaryPoint
-from torch_strongdual.certification._factor_groups import groups_of_equal_pattern
-from torch_strongdual.certification._factor_point import FactorPoint
-from torch_strongdual.certification._factor_problem import FactorProblem
+from torch_strongdual.certification._factors.factor_descent import StationaryPoint
+from torch_strongdual.certification._factors.factor_groups import groups_of_equal_pattern
+from torch_strongdual.certification._factors.factor_point import FactorPoint
+from torch_strongdual.certification._factors.factor_problem import FactorProblem
 from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.errors import NotDifferentiableError
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._factor_point import FactorPoint
-from torch_strongdual.certification._factor_problem import FactorDerivatives, FactorProblem
+from torch_strongdual.certification._factors.factor_point import FactorPoint
+from torch_strongdual.certification._factors.factor_problem import FactorDerivatives, FactorProblem
 
 __all__ = ["StationaryPoint", "descended"]
 

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._factor_point import FactorPoint
-from torch_strongdual.certification._kinked_data import KinkedData
+from torch_strongdual.certification._factors.factor_point import FactorPoint
+from torch_strongdual.certification._factors.kinked_data import KinkedData
 
 __all__ = ["compressed", "groups_of_equal_pattern"]
 

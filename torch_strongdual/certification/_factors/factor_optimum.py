@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._factor_point import FactorPoint
-from torch_strongdual.certification._factor_polish import polished_factors
-from torch_strongdual.certification._factor_problem import FactorProblem
-from torch_strongdual.certification._implicit_factors import ImplicitFactors
-from torch_strongdual.certification._kinked_data import KinkedData
+from torch_strongdual.certification._factors.factor_point import FactorPoint
+from torch_strongdual.certification._factors.factor_polish import polished_factors
+from torch_strongdual.certification._factors.factor_problem import FactorProblem
+from torch_strongdual.certification._factors.implicit_factors import ImplicitFactors
+from torch_strongdual.certification._factors.kinked_data import KinkedData
 from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.differentiable_optimum import DifferentiableOptimum

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._factor_point import FactorPoint
-from torch_strongdual.certification._kinked_data import KinkedData
+from torch_strongdual.certification._factors.factor_point import FactorPoint
+from torch_strongdual.certification._factors.kinked_data import KinkedData
 from torch_strongdual.certification._scaled_loss import ScaledLoss
 
 __all__ = ["FactorDerivatives", "FactorProblem"]

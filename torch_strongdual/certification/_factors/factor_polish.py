@@ -7,10 +7,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._factor_descent import StationaryPoint, descended
-from torch_strongdual.certification._factor_groups import compressed
-from torch_strongdual.certification._factor_point import FactorPoint
-from torch_strongdual.certification._factor_problem import FactorProblem
+from torch_strongdual.certification._factors.factor_descent import StationaryPoint, descended
+from torch_strongdual.certification._factors.factor_groups import compressed
+from torch_strongdual.certification._factors.factor_point import FactorPoint
+from torch_strongdual.certification._factors.factor_problem import FactorProblem
 from torch_strongdual.errors import InvalidInputError, SolverError
 
 __all__ = ["polished_factors"]
