@@ -80,6 +80,8 @@ def deep_cases() -> list[DeepCase]:
         "planted 300 x 4, noise 0.1": lambda: _planted(300, 4, 0.1),
         **{f"diabetes 442 x {d}": lambda d=d: _diabetes(d) for d in _DIABETES},
         "iris petals + 1, 3 classes": _iris,
+        "wine 178 x 4, alcohol": _wine,
+        "breast cancer 569 x 3, 2 classes": _breast_cancer,
     }
     return [
         DeepCase(name=name, data=data, num_layers=layers, share=share, is_quick="x 2, noise" in name)
@@ -149,3 +151,21 @@ def _iris() -> _Data:
     inputs = np.hstack([_standardised(features[:, 2:]), np.ones((len(features), 1))])
     loss = nn.CrossEntropyLoss(reduction="sum")
     return _Data(inputs=torch.from_numpy(inputs), targets=torch.from_numpy(labels), loss=loss, num_outputs=3)
+
+
+def _wine() -> _Data:
+    """Alcohol from malic acid, magnesium, colour intensity and proline."""
+    from sklearn.datasets import load_wine
+
+    columns = load_wine().data
+    return _regression(_standardised(columns[:, [1, 4, 9, 12]]), columns[:, 0])
+
+
+def _breast_cancer() -> _Data:
+    """Mean radius, mean texture and mean smoothness; logistic loss."""
+    from sklearn.datasets import load_breast_cancer
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    targets = torch.from_numpy(labels).double()[:, None]
+    loss = nn.BCEWithLogitsLoss(reduction="sum")
+    return _Data(inputs=torch.from_numpy(_standardised(features[:, [0, 1, 4]])), targets=targets, loss=loss, num_outputs=1)

@@ -1,6 +1,6 @@
 """How tight the bounds for three and four layers are, on residuals of trained networks.
 
-    python -m benchmarks.depth_tightness            # all instances, about six minutes of CPU time
+    python -m benchmarks.depth_tightness            # all instances, about seven minutes of CPU time
     python -m benchmarks.depth_tightness --quick    # two small ones, less trained: some 10 seconds
 
 One thread; seconds and limits are CPU time of the process. Writes ``depth_tightness.txt`` and ``depth_tightness.json``
@@ -26,7 +26,7 @@ from torch_strongdual.certification import DualSolver, TrainingProblem
 from torch_strongdual.certification.oracles import AutoOracle, BoundRequest
 from torch_strongdual.nn import ParallelWeights
 
-BENCHMARK = Benchmark(title="tightness of the bounds for three and four layers", duration="6 minutes")
+BENCHMARK = Benchmark(title="tightness of the bounds for three and four layers", duration="7 minutes")
 
 _RTOL = 1e-2
 _NOTES = (
@@ -108,14 +108,14 @@ def _measured(case: DeepCase, found: TrainedNet, seconds: float) -> Row:
 
 
 _HEAD = (
-    f"{'data':<28} {'layers':>6} {'share':>5} {'lower':>7} {'upper':>7} {'upper/lower':>11} {'seconds':>7} "
+    f"{'data':<33} {'layers':>6} {'share':>5} {'lower':>7} {'upper':>7} {'upper/lower':>11} {'seconds':>7} "
     f"{'gap':>8} {'seconds':>7}  limited by"
 )
 
 
 def _line(row: Row) -> str:
     return (
-        f"{row.data:<28} {row.num_layers:>6} {row.share:>5g} {row.lower:>7.4f} {row.upper:>7.4f} "
+        f"{row.data:<33} {row.num_layers:>6} {row.share:>5g} {row.lower:>7.4f} {row.upper:>7.4f} "
         f"{row.upper / row.lower:>11.4f} {row.seconds:>7.1f} {100 * row.gap:>6.2f} % {row.gap_seconds:>7.1f}  {row.limited_by}"
     )
 
