@@ -72,22 +72,44 @@ def test_points_are_in_the_domain_and_prove_no_more_than_networks_attain(
         assert abs(float(found.candidate.sum())) <= 1e-12 * float(found.candidate.abs().sum())
 
 
-def test_it_proves_more_than_the_rescaled_residual_where_lines_are_loose() -> None:
+@pytest.fixture(scope="module")
+def loose() -> tuple[TrainingProblem, Tensor, float]:
+    """A problem whose residual lines bound badly, the residual of a trained network, and what that attains."""
     torch.manual_seed(0)
     inputs, targets = noisy(0, 30, 3)
     net = trained(deep_net(3), inputs, targets, HalfSquaredLoss(), 1.0)
     problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=1.0)
+    attained = problem.primal(ParallelWeights.from_module(net)).value
+    return problem, problem.dual_candidate(net(inputs).detach()), attained
+
+
+def test_it_proves_more_than_the_rescaled_residual_where_lines_are_loose(
+    loose: tuple[TrainingProblem, Tensor, float],
+) -> None:
+    problem, residual, attained = loose
     solver = DualSolver(problem)
     solver.prepare()
-    residual = problem.dual_candidate(net(inputs).detach())
-    bound = solver.bound_dual_norm(residual, BoundRequest(rtol=1e-3, deadline=Deadline(30.0)))
+    bound = solver.bound_dual_norm(residual, BoundRequest(rtol=2e-2, deadline=Deadline(4.0)))
     rescaled = problem.scaled_bound(residual, bound.upper).value
-    found = solver.joint_point(Deadline(30.0), near=residual)
+    found = solver.joint_point(Deadline(4.0), near=residual)
     assert found is not None
     value = problem.scaled_bound(found.candidate, found.bound.upper).value
-    attained = problem.primal(ParallelWeights.from_module(net)).value
     assert value <= attained
     assert attained - value < 0.8 * (attained - rescaled)
+
+
+def test_cases_by_sign_tighten_what_lines_leave_and_are_gone_on_with(loose: tuple[TrainingProblem, Tensor, float]) -> None:
+    problem, residual, attained = loose
+    solver = DualSolver(problem)
+    solver.prepare()
+    lines, some, more = (
+        solver.bound_dual_norm(residual, BoundRequest(rtol=rtol, deadline=Deadline(seconds)))
+        for rtol, seconds in ((2e-2, 8.0), (1e-2, 8.0), (1e-2, 4.0))
+    )
+    assert lines.ratio > 1.05
+    assert lines.lower <= more.upper <= some.upper < lines.upper
+    assert "cases" in str(more.stats.get("limited_by", "cases"))
+    assert problem.scaled_bound(residual, more.upper).value <= attained
 
 
 def test_it_takes_problems_with_several_activations_and_one_output_only() -> None:

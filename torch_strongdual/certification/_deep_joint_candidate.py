@@ -23,9 +23,9 @@ __all__ = ["DeepJointCandidate"]
 
 _MAX_ROWS = 1500
 _MAX_ACTIVATIONS = 3  # beyond, leaky ones have many functionals
-_SETTLED = 0.1  # of the tolerance
+_SETTLED = 1e-3
 _PATIENCE = 4
-_RTOL = 1e-2
+_RTOL = 5e-3
 
 
 class DeepJointCandidate:
@@ -45,6 +45,8 @@ class DeepJointCandidate:
         self._iterations: JointSlopes | None = None
         self._unit = 1.0
         self._proven_value = -math.inf
+        self._point: Tensor | None = None
+        self._upper = math.inf
         #: Whether there is nothing to offer, or no more.
         self.is_spent = not self.supports(problem)
 
@@ -67,7 +69,9 @@ class DeepJointCandidate:
     def next_point(
         self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
     ) -> JointPoint | None:
-        """Iterate until the point settles or the time is up, and prove it; ``None`` if there is nothing to offer any more.
+        """Iterate until the point settles or the time is up, and prove it; then prove more of it.
+
+        Returns ``None`` if there is nothing to offer any more, or no time.
 
         Args:
             deadline: For this call.
@@ -83,12 +87,17 @@ class DeepJointCandidate:
         if self._iterations is None:
             self._iterations = self._begun(oracle, state, near)
         is_new = self._iterations is not None and self._iterated(self._iterations, state, deadline.fraction(0.8))
-        candidate = self._proposed(self._iterations, oracle, state) if self._iterations is not None and is_new else None
-        if candidate is None:
+        if self._iterations is not None and is_new:
+            self._point = self._proposed(self._iterations, oracle, state)
+        if self._point is None or (deadline.expired and not is_new):
             self.is_spent = not deadline.expired
             return None
-        bound = oracle.bound(state, candidate, BoundRequest(rtol=_RTOL, deadline=deadline))
-        return JointPoint(candidate=candidate, bound=bound)
+        bound = oracle.bound(state, self._point, BoundRequest(rtol=_RTOL, deadline=deadline))
+        if not is_new and not bound.upper < self._upper:  # the same point, more cases
+            self.is_spent = True
+            return None
+        self._upper = bound.upper
+        return JointPoint(candidate=self._point, bound=bound)
 
     def _begun(self, oracle: DepthRecursion, state: DepthRecursionState, near: Tensor) -> JointSlopes | None:
         loss, given = self._problem.loss, self._problem
@@ -122,9 +131,9 @@ class DeepJointCandidate:
                 break
             best = iterations.best
             value = -math.inf if best is None else best.value
-            stalls = 0 if value > before + _SETTLED * _RTOL * abs(value) else stalls + 1
+            stalls = 0 if value > before + _SETTLED * abs(value) else stalls + 1
             before = max(value, before)
-            if iterations.hoped - value <= _SETTLED * _RTOL * abs(value):
+            if iterations.hoped - value <= _SETTLED * abs(value):
                 break
         return iterations.best is not None and iterations.best.value > self._proven_value
 

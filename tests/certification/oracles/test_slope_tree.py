@@ -36,6 +36,34 @@ class TestSlopeTree:
             upper = max(_planar_maximum(inputs, leaf) for leaf in tree.leaves(choices))
             assert upper >= _largest_of_random_branches(inputs, duals[:, 0], slopes, seed) - 1e-13
 
+    @pytest.mark.parametrize("slopes", [(0.0, 0.0), (0.2, 0.1), (0.0, 0.3), (0.0, 0.0, 0.0)])
+    def test_known_signs_bound_the_branches_that_have_them(self, slopes: tuple[float, ...]) -> None:
+        generator = np.random.default_rng(1)
+        for seed in range(40):
+            num_rows = int(generator.integers(3, 8))
+            inputs, duals = (tensor.numpy() for tensor in drawn(seed, num_rows, 2))
+            units, weights = generator.standard_normal((3, 2)), generator.standard_normal(3)
+            hidden = inputs @ (units / np.linalg.norm(units, axis=1, keepdims=True)).T
+            for slope in slopes[:-1]:
+                hidden = np.where(hidden > 0, hidden, slope * hidden)
+            last = hidden @ (weights / np.abs(weights).sum())
+            value = float(duals[:, 0] @ np.where(last > 0, last, slopes[-1] * last))
+            most = 3 if len(slopes) == 2 else 1
+            tree = SlopeTree.of(duals[:, 0], slopes, _any_groups(generator, num_rows, number=3 * (seed % 2), most=most))
+            for sample in generator.choice(num_rows, 2, replace=False):
+                tree = tree.with_sign(int(sample), float(np.sign(last[sample])))
+            choices = Choices(
+                slopes=generator.standard_normal((tree.num_inner, num_rows)),
+                flows=np.maximum(generator.standard_normal(tree.groups.number), 0.0),
+            )
+            assert max(_planar_maximum(inputs, leaf) for leaf in tree.leaves(choices)) >= value - 1e-13
+
+    def test_a_known_sign_takes_away_what_is_lost_on_the_other_side(self) -> None:
+        """One sample, where it is not positive: nothing is gained, whatever its dual is."""
+        tree = SlopeTree.of(np.array([5.0]), (0.0, 0.0)).with_sign(0, -1.0)
+        leaves = tree.leaves(tree.middle())
+        assert max(_planar_maximum(np.array([[1.0, 0.0]]), leaf) for leaf in leaves) == 0.0
+
     def test_functionals_are_rounded_upward_through_the_layers(self) -> None:
         generator = np.random.default_rng(0)
         functional = Functional(above=generator.standard_normal(100), below=generator.standard_normal(100))

@@ -23,6 +23,7 @@ from torch_strongdual.certification.oracles._depth.deep_witnesses import (
 )
 from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
 from torch_strongdual.certification.oracles._depth.side_memory import SideBound, SideMemory
+from torch_strongdual.certification.oracles._depth.sign_cells import sample_to_split
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
@@ -47,6 +48,9 @@ _MAX_ACTIVATIONS = 6
 _MOST_PAIRS = 500  # to begin with
 _MOST_STARS = 1200
 _LEAF_ACCURACY = 0.25  # of the tolerance: the rest is for the lines
+_COARSE = 0.015  # tolerances above are for lines alone
+_SPLIT_SHARE = 0.7  # of the time left when the lines are at their best
+_LEAST_GAIN = 1e-4  # of going on with a case
 _EASY_RANK = 5  # leaves are proven in a fraction of the time that their slopes take
 
 
@@ -96,6 +100,9 @@ class DepthRecursion(AbstractDualNormOracle):
     Lines alone would let positive and negative combinations of features each have their best: on residuals of noise that no
     branch can follow the bound would be 2 to 4 times a branch. Neighbouring samples with duals of opposite signs are therefore
     bounded together. What that leaves grows with the distance of neighbours, hence with the number of columns.
+
+    Where that is still loose, the rank is small and the tolerance asked for is below 1.5 per cent, the bound is the largest
+    of several cases: whether the last pre-activation of a sample, the one on which the lines lose most, is positive or not.
 
     Several outputs are bounded from single directions of them: :math:`\kappa(\Lambda v)` is sublinear in v, so that few
     directions, chosen where the bound is worst, lose one or two per cent (``stats["outputs"]`` says how many they were).
@@ -270,7 +277,48 @@ class DepthRecursion(AbstractDualNormOracle):
             asked = BoundRequest(rtol=request.rtol, floor=enough, deadline=deadline)
             sides.append(self._one_side(state, sign * duals, asked, points))
             enough = max(enough, sides[0].upper if math.isfinite(sides[0].upper) else 0.0)
+        enough = max(request.floor, request.target or 0.0, (1.0 + request.rtol) * lower)
+        asked = BoundRequest(rtol=request.rtol, floor=enough, deadline=request.deadline.fraction(_SPLIT_SHARE))
+        return self._split_by_signs(state, sides, asked, points)
+
+    def _split_by_signs(
+        self, state: DepthRecursionState, sides: list[SideBound], request: BoundRequest, points: FloatArray
+    ) -> list[SideBound]:
+        """Tighten the larger bound by cases: whether the last pre-activation of some sample is positive."""
+        rows, sides = state.row_space.rows, list(sides)
+        if request.rtol > _COARSE or state.row_space.rank > _EASY_RANK:
+            return sides
+        while not request.deadline.expired:
+            worst = max(range(len(sides)), key=lambda index: sides[index].upper)
+            cells = sides[worst].cells or (sides[worst],)
+            number = max(range(len(cells)), key=lambda index: cells[index].upper)
+            known = cells[number].search
+            if known is None or sides[worst].upper <= request.floor:
+                break
+            trees = _cases(known, rows, request, cells[number].upper)
+            parts = tuple(self._cell(state, known, tree, request, points) for tree in trees)
+            if not parts or (len(parts) == 1 and not parts[0].upper < (1.0 - _LEAST_GAIN) * cells[number].upper):
+                break
+            sides[worst] = state.memory.remember(known.tree.duals, sides[worst].split(number, parts))
         return sides
+
+    def _cell(
+        self, state: DepthRecursionState, known: SlopeSearch, tree: SlopeTree, request: BoundRequest, points: FloatArray
+    ) -> SideBound:
+        """Bound one case, from where the search for all of them ended."""
+        if tree is known.tree and known.is_at_best:
+            return self._proven(state, known, request)
+        search = find_slopes(
+            tree,
+            state.row_space.rows,
+            starts=points,
+            rtol=request.rtol,
+            enough=request.floor / (1.0 + request.rtol),
+            deadline=request.deadline,
+            atoms=known.mixture,
+            choices=known.choices if tree is known.tree else None,
+        )
+        return self._proven(state, search, request)
 
     def _one_side(self, state: DepthRecursionState, duals: FloatArray, request: BoundRequest, points: FloatArray) -> SideBound:
         """Bound the maximum of ``duals' phi`` over unit branches."""
@@ -347,9 +395,20 @@ class DepthRecursion(AbstractDualNormOracle):
         return (upper if math.isfinite(upper) else math.inf), str(found.stats.get("limited_by", ""))
 
 
+def _cases(search: SlopeSearch, rows: FloatArray, request: BoundRequest, upper: float) -> tuple[SlopeTree, ...]:
+    """The tree itself if its lines or their proof can be better, else those for both signs of a sample; none if none helps."""
+    is_proven = upper <= (1.0 + request.rtol) * max(search.estimate, request.floor / (1.0 + request.rtol))
+    if not (search.is_at_best and is_proven):
+        return (search.tree,)
+    sample = sample_to_split(search, rows)
+    return () if sample is None else tuple(search.tree.with_sign(sample, sign) for sign in (1.0, -1.0))
+
+
 def _reason(sides: list[SideBound], request: BoundRequest, num_activations: int) -> str:
     """Why the bound is not tighter: a leaf, the time for the search, or the relaxation itself."""
     worst = max(sides, key=lambda side: side.upper, default=None)
+    if worst is not None and worst.cells:
+        return f"time: cases by the signs of later pre-activations are open ({len(worst.cells)} so far)"
     if worst is not None and worst.limited_by:
         return f"the proof of the first layer ({worst.limited_by})" if worst.search else worst.limited_by
     if any(side.search is not None and not side.search.has_converged for side in sides):

@@ -29,11 +29,24 @@ class SideBound:
         upper: Proven bound on the one-sided maximum.
         search: Where the slope search ended; ``None`` if it was not needed.
         limited_by: Why the bound is not tighter, or an empty string.
+        cells: Of a partition by signs of some samples, if there is one: their bounds, the largest of which is ``upper``.
     """
 
     upper: float
     search: SlopeSearch | None
     limited_by: str = ""
+    cells: tuple[SideBound, ...] = ()
+
+    def split(self, number: int, parts: tuple[SideBound, ...]) -> SideBound:
+        """With cell ``number`` replaced by ``parts``."""
+        cells = self.cells or (self,)
+        cells = (
+            *cells[:number],
+            *(replace(part, upper=min(part.upper, cells[number].upper)) for part in parts),
+            *cells[number + 1 :],
+        )
+        worst = max(cells, key=lambda cell: cell.upper)
+        return replace(self, upper=min(self.upper, worst.upper), limited_by=worst.limited_by, cells=cells)
 
     def answers(self, request: BoundRequest, enough: float) -> bool:
         """Whether there is nothing to gain from more work on ``request``, ``enough`` being what slopes are searched for."""
@@ -59,7 +72,7 @@ class SideMemory:
         """Keep what was found, the smaller one of two bounds for the same duals; return it."""
         known = self.recall(duals)
         if known is not None and known.upper < side.upper:
-            side = replace(side, upper=known.upper, limited_by=known.limited_by)
+            side = replace(side, upper=known.upper, limited_by=known.limited_by, cells=known.cells)
         self._sides[duals.tobytes()] = side
         self._sides.move_to_end(duals.tobytes())
         while len(self._sides) > _CAPACITY:

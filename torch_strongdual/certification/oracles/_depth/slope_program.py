@@ -17,6 +17,7 @@ __all__ = ["SlopeProgram", "SlopeSolution", "unstacked"]
 FloatArray = NDArray[np.float64]
 
 _LEAST_FLOW = 1e-6
+_FAR = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,8 +75,10 @@ class SlopeProgram:
                 row[position] = part
             blocks.append(row)
 
-        add((0, -eye), (num_blocks - 1, -taken))  # above >= duals - taken
-        add((1, -eye), (num_blocks - 1, slope * taken))  # below >= -slope (duals - taken)
+        signs = np.zeros(num) if tree.signs is None else tree.signs
+        above, below = (sparse.diags((sign * signs >= 0).astype(np.float64), format="csr") for sign in (1.0, -1.0))
+        add((0, -eye), (num_blocks - 1, -above @ taken))  # above >= duals - taken, unless never reached
+        add((1, -eye), (num_blocks - 1, slope * below @ taken))  # below >= -slope (duals - taken), likewise
         for node in range(tree.num_inner):
             add((2 * node, -eye), (2 * node + 1, -eye))
             if node:
@@ -86,7 +89,7 @@ class SlopeProgram:
         add((num_blocks - 1, -sparse.identity(groups.number, format="csr")))
         left = sparse.bmat(blocks, format="csr")
         zeros = sparse.csr_matrix((left.shape[0] - 2 * num, num))
-        given = sparse.vstack([-eye, slope * eye, zeros], format="csr")
+        given = sparse.vstack([_far(tree, above) - above, _far(tree, below) + slope * below, zeros], format="csr")
         return cls(num_samples=num, num_groups=groups.number, last_slope=slope, left=left, given=given)
 
     def solve(self, duals: FloatArray, cuts: FloatArray, deadline: Deadline) -> SlopeSolution | None:
@@ -121,6 +124,16 @@ class SlopeProgram:
         shares = flows / max(float(flows.max(initial=0.0)), 1e-300)
         is_used = (shares > _LEAST_FLOW) & (shares * float(prices.max(initial=0.0)) > prices)
         return np.concatenate([point[:size], np.where(is_used, flows, 0.0)])
+
+
+def _far(tree: SlopeTree, needed: Any) -> Any:
+    """A multiple of the largest dual, as a matrix times the duals, in rows where nothing is needed: bounded all the same."""
+    from scipy import sparse
+
+    rows = np.flatnonzero(needed.diagonal() == 0.0)
+    largest = int(np.argmax(np.abs(tree.duals)))
+    values = np.full(len(rows), _FAR * float(np.sign(tree.duals[largest])))
+    return sparse.csr_matrix((values, (rows, np.full(len(rows), largest))), shape=needed.shape)
 
 
 def unstacked(tree: SlopeTree, stacked: FloatArray) -> Choices:

@@ -155,6 +155,8 @@ class SlopeTree:
         slopes: Slopes left of zero of the activations below, last layer first.
         groups: What may be bounded together; pairs only, unless there are two activations.
         is_deeper: Whether more ReLUs follow than ``slopes`` says (all of them ReLU): one more leaf, of the groups alone.
+        signs: Of the last pre-activations where they are known, (n,), 0 elsewhere; ``None`` if none is. The leaves then bound
+            the maximum over pre-activations with these signs.
     """
 
     duals: FloatArray
@@ -162,6 +164,7 @@ class SlopeTree:
     slopes: tuple[float, ...]
     groups: SampleGroups
     is_deeper: bool = False
+    signs: FloatArray | None = None
 
     @classmethod
     def of(cls, duals: FloatArray, activations: Sequence[float], groups: SampleGroups | None = None) -> SlopeTree:
@@ -215,6 +218,25 @@ class SlopeTree:
         """The same tree with other groups."""
         return replace(self, groups=groups)
 
+    def with_sign(self, sample: int, sign: float) -> SlopeTree:
+        """For the pre-activations that have ``sign`` at ``sample`` in addition."""
+        signs = np.zeros(len(self.duals)) if self.signs is None else self.signs.copy()
+        signs[sample] = sign
+        return replace(self, signs=signs)
+
+    def _convexified(self, node: int, functional: Functional, slopes: FloatArray) -> Functional:
+        r"""Convex and nowhere smaller; at the root only where the signs are those known.
+
+        Where :math:`g \le 0` every line :math:`\tau g` with :math:`-\tau \ge \beta` is above; where :math:`g \ge 0`, every one
+        with :math:`\tau \ge \alpha`.
+        """
+        found = functional.convexified(slopes)
+        if node or self.signs is None:
+            return found
+        tau = np.where(self.signs < 0, np.minimum(slopes, -functional.below), np.maximum(slopes, functional.above))
+        known = self.signs != 0
+        return Functional(above=np.where(known, tau, found.above), below=np.where(known, -tau, found.below))
+
     def root(self, flows: FloatArray) -> Functional:  # shape: (p,)
         """Functional of the pre-activations of the last activation, without what the groups take; rounded upward."""
         least, most = self.groups.left_over(self.duals, flows)
@@ -224,7 +246,7 @@ class SlopeTree:
         r"""All functionals, groups apart: the inner ones convexified with ``choices`` of :math:`\tau`, then the leaves."""
         found = [self.root(choices.flows)]
         for node in range(self.num_inner):
-            found[node] = found[node].convexified(choices.slopes[node])
+            found[node] = self._convexified(node, found[node], choices.slopes[node])
             found.extend(found[node].behind(self.slope_at(node), sign) for sign in (1, -1))
         return found
 
@@ -247,6 +269,6 @@ class SlopeTree:
         found = [self.root(flows)]
         for node in range(self.num_inner):
             slopes[node] = 0.5 * (found[node].above - found[node].below)
-            found[node] = found[node].convexified(slopes[node])
+            found[node] = self._convexified(node, found[node], slopes[node])
             found.extend(found[node].behind(self.slope_at(node), sign) for sign in (1, -1))
         return Choices(slopes=slopes, flows=flows)
