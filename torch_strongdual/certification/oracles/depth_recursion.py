@@ -16,14 +16,17 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles._depth.deep_witnesses import (
     Branch,
+    best_value,
     chain_branches,
     improved_branches,
     mixed_branch,
+    unit_images,
     valued_witnesses,
 )
+from torch_strongdual.certification.oracles._depth.open_reason import reason_of
 from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
 from torch_strongdual.certification.oracles._depth.side_memory import SideBound, SideMemory
-from torch_strongdual.certification.oracles._depth.sign_cells import sample_to_split
+from torch_strongdual.certification.oracles._depth.sign_cells import cases_of
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
@@ -181,7 +184,7 @@ class DepthRecursion(AbstractDualNormOracle):
         units = (state.scale, dual_scale)
         unit = in_units(1.0, *units)
         branches, points = self._chains(state, duals)
-        lower = _best_value(state, duals, branches)
+        lower = best_value(state.spec, state.matrix, duals, branches)
         target = None if request.target is None else divided_by_units(request.target, *units)
         floor = divided_by_units(request.floor, *units)
         asked = BoundRequest(rtol=request.rtol, floor=floor, target=target, deadline=request.deadline)
@@ -208,7 +211,7 @@ class DepthRecursion(AbstractDualNormOracle):
         upper = in_units(min(upper, trivial), *units, round_up=True)
         lower = witnesses[0].value if witnesses else 0.0
         if not upper <= (1.0 + request.rtol) * lower:
-            stats["limited_by"] = _reason(sides, request, len(state.slopes))
+            stats["limited_by"] = reason_of(sides, request, len(state.slopes))
         return DualNormBound(
             upper=upper,
             lower=lower,
@@ -248,14 +251,15 @@ class DepthRecursion(AbstractDualNormOracle):
             sides.extend(both)
             branches = [branch for side in both if (branch := self._mixed(state, side)) is not None]
             return DirectionBound(
-                upper=max(side.upper for side in both) + rounding, images=_images(state, outputs.rows, branches)
+                upper=max(side.upper for side in both) + rounding,
+                images=unit_images(state.spec, state.matrix, outputs.rows, branches),
             )
 
         chains = chain_branches(state.spec, state.row_space.rows, state.row_space.basis, outputs.rows, points)[0]
         found = bound_over_directions(
             bound_along,
             outputs.rank,
-            images=_images(state, outputs.rows, chains),
+            images=unit_images(state.spec, state.matrix, outputs.rows, chains),
             enough=max(request.floor, request.target or 0.0),
             rtol=request.rtol,
             deadline=request.deadline,
@@ -295,7 +299,7 @@ class DepthRecursion(AbstractDualNormOracle):
             known = cells[number].search
             if known is None or sides[worst].upper <= request.floor:
                 break
-            trees = _cases(known, rows, request, cells[number].upper)
+            trees = cases_of(known, rows, request, cells[number].upper)
             parts = tuple(self._cell(state, known, tree, request, points) for tree in trees)
             if not parts or (len(parts) == 1 and not parts[0].upper < (1.0 - _LEAST_GAIN) * cells[number].upper):
                 break
@@ -393,43 +397,3 @@ class DepthRecursion(AbstractDualNormOracle):
         lost = state.row_space.loss_of_reduction(leaf.sample_slopes)
         upper = ((found.upper + rounding) * state.row_space.basis_norm + lost) * (1.0 + 16 * UNIT_ROUNDOFF)
         return (upper if math.isfinite(upper) else math.inf), str(found.stats.get("limited_by", ""))
-
-
-def _cases(search: SlopeSearch, rows: FloatArray, request: BoundRequest, upper: float) -> tuple[SlopeTree, ...]:
-    """The tree itself if its lines or their proof can be better, else those for both signs of a sample; none if none helps."""
-    is_proven = upper <= (1.0 + request.rtol) * max(search.estimate, request.floor / (1.0 + request.rtol))
-    if not (search.is_at_best and is_proven):
-        return (search.tree,)
-    sample = sample_to_split(search, rows)
-    return () if sample is None else tuple(search.tree.with_sign(sample, sign) for sign in (1.0, -1.0))
-
-
-def _reason(sides: list[SideBound], request: BoundRequest, num_activations: int) -> str:
-    """Why the bound is not tighter: a leaf, the time for the search, or the relaxation itself."""
-    worst = max(sides, key=lambda side: side.upper, default=None)
-    if worst is not None and worst.cells:
-        return f"time: cases by the signs of later pre-activations are open ({len(worst.cells)} so far)"
-    if worst is not None and worst.limited_by:
-        return f"the proof of the first layer ({worst.limited_by})" if worst.search else worst.limited_by
-    if any(side.search is not None and not side.search.has_converged for side in sides):
-        return "time: the lines in place of the ReLUs of later layers were still getting better"
-    if request.deadline.expired:
-        return "time"
-    several = "groups" if num_activations == 2 else "pairs"
-    return (
-        f"the relaxation of depth (lines and {several} of samples in place of concave kinks), which is at its best: more time "
-        "will not help, more samples or a larger path_decay would"
-    )
-
-
-def _best_value(state: DepthRecursionState, duals: FloatArray, branches: list[Branch]) -> float:
-    """Largest value of ``branches``, in the units of the scaled problem."""
-    witnesses = valued_witnesses(state.spec, state.matrix, duals, branches)
-    return witnesses[0].value if witnesses else 0.0
-
-
-def _images(state: DepthRecursionState, duals: FloatArray, branches: list[Branch]) -> FloatArray:  # shape: (m, c)
-    """What ``branches`` give for ``duals``: of each the hidden unit with the largest image."""
-    witnesses = valued_witnesses(state.spec, state.matrix, duals, branches)
-    images = [witness.value * witness.weights[-1].numpy() for witness in witnesses]
-    return np.array([image[:, np.linalg.norm(image, axis=0).argmax()] for image in images]).reshape(-1, duals.shape[1])

@@ -19,7 +19,14 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 from torch_strongdual.functional.branch_features import branch_features
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["chain_branches", "improved_branches", "mixed_branch", "valued_witnesses"]
+__all__ = [
+    "best_value",
+    "chain_branches",
+    "improved_branches",
+    "mixed_branch",
+    "unit_images",
+    "valued_witnesses",
+]
 
 FloatArray = NDArray[np.float64]
 Branch = tuple[Tensor, ...]  # hidden weights, L - 1 of shape (out, in)
@@ -144,3 +151,16 @@ def valued_witnesses(
         if len(kept) < num_kept and all(float((outputs * other).sum()) < 0.9999 for _, other in kept):
             kept.append((witness, outputs))
     return tuple(witness for witness, _ in kept)
+
+
+def best_value(spec: BranchSpec, matrix: FloatArray, duals: FloatArray, branches: list[Branch]) -> float:
+    """Largest value of ``branches``; 0 without any."""
+    witnesses = valued_witnesses(spec, matrix, duals, branches)
+    return witnesses[0].value if witnesses else 0.0
+
+
+def unit_images(spec: BranchSpec, matrix: FloatArray, duals: FloatArray, branches: list[Branch]) -> FloatArray:  # shape: (m, c)
+    """What ``branches`` give for ``duals``: of each the hidden unit with the largest image."""
+    witnesses = valued_witnesses(spec, matrix, duals, branches)
+    images = [witness.value * witness.weights[-1].numpy() for witness in witnesses]
+    return np.array([image[:, np.linalg.norm(image, axis=0).argmax()] for image in images]).reshape(-1, duals.shape[1])

@@ -6,15 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch
+from torch_strongdual.certification.oracles._depth.slope_tree import SlopeTree
+from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 
-__all__ = ["sample_to_split"]
+__all__ = ["cases_of"]
 
 FloatArray = NDArray[np.float64]
 
 _LEAST_LOSS = 1e-4  # of the estimate
 
 
-def sample_to_split(search: SlopeSearch, rows: FloatArray) -> int | None:
+def _sample_to_split(search: SlopeSearch, rows: FloatArray) -> int | None:
     r"""The sample whose sign, were it known, would take most from the bound; ``None`` if none would.
 
     A mixture of positive and negative features, P and -N, gains :math:`\lambda_i P_i` where :math:`\lambda_i > 0`, but is worth
@@ -32,3 +34,12 @@ def sample_to_split(search: SlopeSearch, rows: FloatArray) -> int | None:
         losses[tree.signs != 0] = 0.0
     best = int(losses.argmax())
     return best if losses[best] > _LEAST_LOSS * search.estimate else None
+
+
+def cases_of(search: SlopeSearch, rows: FloatArray, request: BoundRequest, upper: float) -> tuple[SlopeTree, ...]:
+    """The tree itself if its lines or their proof can be better, else those for both signs of a sample; none if none helps."""
+    is_proven = upper <= (1.0 + request.rtol) * max(search.estimate, request.floor / (1.0 + request.rtol))
+    if not (search.is_at_best and is_proven):
+        return (search.tree,)
+    sample = _sample_to_split(search, rows)
+    return () if sample is None else tuple(search.tree.with_sign(sample, sign) for sign in (1.0, -1.0))
