@@ -20,7 +20,7 @@ __all__ = ["ForestFactory", "search_boxes"]
 
 FloatArray = NDArray[np.float64]
 
-_GRAM_ROWS = 2000  # up to here the Gram matrix of the rows is cheap
+_GRAM_ROWS = 2000, 30  # up to here, and so many a coordinate, the Gram matrix of the rows is cheap beside the search
 
 #: Ratios to what is attained that are tried in turn when the goal is out of reach in one go.
 _LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03, 1.01, 1.003, 1.001)
@@ -104,7 +104,7 @@ def _crude_upper(problem: SphereProblem) -> float:
     relu = min(
         float(np.linalg.norm(duals)) * float(np.linalg.norm(row_norms)), float(np.linalg.norm(duals, axis=1) @ row_norms)
     )
-    if problem.one_sided and problem.num_rows <= _GRAM_ROWS:
+    if problem.one_sided and problem.num_rows <= min(_GRAM_ROWS[0], _GRAM_ROWS[1] * problem.rank):
         # With d_i in {0, 1}: sum_i lam_i (x_i'u)_+ <= ||sum_i d_i lam_i x_i||, and the square is a sum over pairs of rows.
         weighted = duals * problem.rows
         squared = float(np.maximum(weighted @ weighted.T, 0.0).sum())
