@@ -29,7 +29,14 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
     undecided = undecided[np.argsort(duals[undecided] <= 0.0, kind="stable")]
     scratch = CellScratch.of(r, len(rows))
     front, size = fill_lanes(
-        rows.astype(np.float32), undecided, duals[undecided], middle[undecided], reach[undecided], scratch.near, scratch.single
+        rows.astype(np.float32),
+        undecided,
+        duals[undecided],
+        middle[undecided],
+        reach[undecided],
+        scratch.near,
+        scratch.single,
+        scratch.places,
     )
     return float(
         quadratic_excess(

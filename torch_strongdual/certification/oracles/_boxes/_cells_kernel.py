@@ -19,7 +19,6 @@ __all__ = [
     "LEVEL",
     "OUT_OF_CELLS",
     "STALLED",
-    "gather",
     "largest_over_box",
     "place",
     "settle",
@@ -140,14 +139,3 @@ def settle(level, k, step, columns, index, middle, reach, offset, count, over): 
         kept += 1 if (not is_over) & (t > -rho) else 0
     count[level] = kept
     return ahead
-
-
-@part
-def gather(columns, index, skip, out):  # type: ignore[no-untyped-def]
-    """The columns of the rows ``index``, but for coordinate ``skip``."""
-    for k in range(columns.shape[0]):
-        if k != skip:
-            column = columns[k]
-            target = out[k]
-            for s in range(index.shape[0]):
-                target[s] = column[index[s]]

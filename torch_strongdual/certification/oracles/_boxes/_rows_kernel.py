@@ -6,7 +6,7 @@ import numpy as np
 
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 
-__all__ = ["fill_lanes", "row_moments", "row_sums"]
+__all__ = ["fill_lanes", "gather_points", "row_moments", "row_sums"]
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _LEAST = 1e-12  # shorter ranges are taken for as long: their squares are far from underflow then
@@ -14,54 +14,56 @@ _LANES = 32  # rows of single precision that a compiled loop may take together
 
 
 @kernel
-def fill_lanes(points, index, lams, middle, reach, near, single):  # type: ignore[no-untyped-def]
-    """Bring the undecided rows ``index``, positive duals first, to single precision, each sign filled up to whole vectors.
+def gather_points(points, index, near):  # type: ignore[no-untyped-def]
+    """Coordinates of the rows ``index`` of ``points`` (n, rank), one after the other in ``near`` (rank, at least as many)."""
+    last = points.shape[1] - 1
+    for k in range(0, last + 1, 4):
+        k1, k2, k3 = min(k + 1, last), min(k + 2, last), min(k + 3, last)
+        x0, x1, x2, x3 = near[k], near[k1], near[k2], near[k3]
+        for s in range(index.shape[0]):
+            i = index[s]
+            x0[s], x1[s], x2[s], x3[s] = points[i, k], points[i, k1], points[i, k2], points[i, k3]
+
+
+@kernel
+def fill_lanes(points, index, lams, middle, reach, near, single, places):  # type: ignore[no-untyped-def]
+    """Bring the undecided rows ``index`` to single precision, positive duals first, each sign filled up to whole vectors.
 
     What is left over of a loop in vectors is done row by row and takes longest, so rows are added that count for nothing.
     ``points`` (n, rank) are all rows; ``near`` (rank, size) receives the coordinates, ``single`` duals, values at the centre
     and ranges. Returns how many rows with a positive dual there are, and how many in all.
     """
     kept = index.shape[0]
-    front = 0
+    positive = 0
     for s in range(kept):
-        front += 1 if lams[s] > 0.0 else 0
-    start = -(-front // _LANES) * _LANES
-    size = start - (-(kept - front) // _LANES) * _LANES
-    shift = start - front
-    for s in range(front):
-        single[0, s] = lams[s]
-        single[1, s] = middle[s]
-        single[2, s] = max(reach[s], _LEAST)
-    for s in range(front, kept):
-        single[0, s + shift] = lams[s]
-        single[1, s + shift] = middle[s]
-        single[2, s + shift] = max(reach[s], _LEAST)
-    for s in range(front, start):
-        single[0, s] = _ZERO
-        single[1, s] = -_ONE
-        single[2, s] = _ONE
-    for s in range(kept + shift, size):
-        single[0, s] = _ZERO
-        single[1, s] = -_ONE
-        single[2, s] = _ONE
+        positive += 1 if lams[s] > 0.0 else 0
+    start = -(-positive // _LANES) * _LANES
+    size = start - (-(kept - positive) // _LANES) * _LANES
+    ahead = 0
+    behind = start
+    for s in range(kept):
+        is_ahead = lams[s] > 0.0
+        places[s] = ahead if is_ahead else behind
+        ahead += 1 if is_ahead else 0
+        behind += 0 if is_ahead else 1
+    for s in range(kept):
+        at = places[s]
+        single[0, at], single[1, at], single[2, at] = lams[s], middle[s], max(reach[s], _LEAST)
+    for s in range(ahead, start):
+        single[0, s], single[1, s], single[2, s] = _ZERO, -_ONE, _ONE
+    for s in range(behind, size):
+        single[0, s], single[1, s], single[2, s] = _ZERO, -_ONE, _ONE
     last = points.shape[1] - 1
     for k in range(0, last + 1, 4):
         k1, k2, k3 = min(k + 1, last), min(k + 2, last), min(k + 3, last)
         x0, x1, x2, x3 = near[k], near[k1], near[k2], near[k3]
-        for s in range(front):
+        for s in range(kept):
             i = index[s]
-            x0[s], x1[s], x2[s], x3[s] = points[i, k], points[i, k1], points[i, k2], points[i, k3]
-        for s in range(front, kept):
-            i = index[s]
-            x0[s + shift], x1[s + shift], x2[s + shift], x3[s + shift] = (
-                points[i, k],
-                points[i, k1],
-                points[i, k2],
-                points[i, k3],
-            )
-        for s in range(front, start):
+            at = places[s]
+            x0[at], x1[at], x2[at], x3[at] = points[i, k], points[i, k1], points[i, k2], points[i, k3]
+        for s in range(ahead, start):
             x0[s], x1[s], x2[s], x3[s] = _ZERO, _ZERO, _ZERO, _ZERO
-        for s in range(kept + shift, size):
+        for s in range(behind, size):
             x0[s], x1[s], x2[s], x3[s] = _ZERO, _ZERO, _ZERO, _ZERO
     return start, size
 

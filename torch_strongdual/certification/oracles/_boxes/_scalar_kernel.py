@@ -70,7 +70,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
     """
     r, n = columns.shape
     depth = split.shape[0] - 1
-    work, plain, total, gradient, hessian, small, lines, constants, lams, over, slopes, near, single, vectors = scratch
+    work, plain, total, gradient, hessian, small, lines, constants, lams, over, places, slopes, near, single, vectors = scratch
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -127,7 +127,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                 gradient[k] = 0.0
                 for j in range(r):
                     hessian[k, j] = 0.0
-            front, size = fill_lanes(singles, rows, lams, mid, half, near, single)
+            front, size = fill_lanes(singles, rows, lams, mid, half, near, single, places)
             excess = quadratic_excess(
                 near, single[0, :size], single[1, :size], single[2, :size], front, linear_part, plain, centre[new], width[new],
                 bound, slack, counters[FACE] // 2, mean[new], cov[new], weights[new],

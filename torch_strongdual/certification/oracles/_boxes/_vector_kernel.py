@@ -22,14 +22,13 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
     LEVEL,
     OUT_OF_CELLS,
     STALLED,
-    gather,
     largest_over_box,
     place,
     settle,
 )
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
-from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes
+from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes, gather_points
 
 __all__ = ["advance_vector"]
 
@@ -58,38 +57,9 @@ def _rest_radius(parts, gram, weight, use_gram):  # type: ignore[no-untyped-def]
     return np.sqrt(squared)
 
 
-@part
-def _part_by_sign(duals, direction, rows, middle, reach, lams, spare, spare_index):  # type: ignore[no-untyped-def]
-    """Reorder the undecided rows: those whose duals have a positive product with ``direction`` first; fill in ``lams``."""
-    front = 0
-    back = 0
-    for s in range(rows.shape[0]):
-        i = rows[s]
-        along = 0.0
-        for m in range(direction.shape[0]):
-            along += duals[i, m] * direction[m]
-        if along > 0.0:
-            rows[front] = i
-            middle[front] = middle[s]
-            reach[front] = reach[s]
-            lams[front] = along
-            front += 1
-        else:
-            spare_index[back] = i
-            spare[0, back] = middle[s]
-            spare[1, back] = reach[s]
-            spare[2, back] = along
-            back += 1
-    for s in range(back):
-        rows[front + s] = spare_index[s]
-        middle[front + s] = spare[0, s]
-        reach[front + s] = spare[1, s]
-        lams[front + s] = spare[2, s]
-
-
 @kernel
 def advance_vector(  # type: ignore[no-untyped-def]
-    columns, singles, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
+    columns, points, singles, duals, linear, bound, slack, max_cells, counters, split, first, stage, count, offset,
     centre, width, form, index, middle, reach, volume, witness, mean, cov, weights, scratch, more,
 ):  # fmt: skip
     """Search for vector problems: ``||w(p)|| <= bound * ||p||`` with ``w(p) = linear'p + sum_i duals_i (x_i'p)_+``.
@@ -102,8 +72,13 @@ def advance_vector(  # type: ignore[no-untyped-def]
     c = duals.shape[1]
     depth = split.shape[0] - 1
     use_gram = c >= 4
-    work, plain, top, gradient, hessian, small, lines, constants, lams, over, _, near_single, single, vectors = scratch
-    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, spare, spare_index, near, reals = more
+    work, plain, top, gradient, hessian, small, lines, constants, lams, over, places, _, near_single, single, vectors = scratch
+    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, heights, near, reals = more
+    for s in range(n):
+        heights[s] = 0.0
+        for m in range(c):
+            heights[s] += duals[s, m] * duals[s, m]
+        heights[s] = np.sqrt(heights[s])
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -142,10 +117,14 @@ def advance_vector(  # type: ignore[no-untyped-def]
                 x = columns[k, over[j]]
                 for m in range(c):
                     form[new, k, m] += x * duals[over[j], m]
-        for s in range(kept):
-            if mid[s] > 0.0:
-                for m in range(c):
-                    image[m] += mid[s] * duals[rows[s], m]
+        for m in range(c):
+            side = sides[m]
+            for s in range(kept):
+                side[s] = duals[rows[s], m]
+            total = 0.0
+            for s in range(kept):
+                total += max(mid[s], 0.0) * side[s]
+            image[m] += total
         norm = 0.0
         for k in range(r):
             norm += centre[new, k] * centre[new, k]
@@ -162,8 +141,14 @@ def advance_vector(  # type: ignore[no-untyped-def]
             return COUNTEREXAMPLE
         for m in range(c):
             ahead[m] = image[m] / length if length > 1e-300 else (1.0 if m == 0 else 0.0)
-        _part_by_sign(duals, ahead, rows, mid, half, lams, spare, spare_index)
-        gather(columns, rows, -1, near)
+        for s in range(kept):
+            lams[s] = 0.0
+        for m in range(c):
+            side = sides[m]
+            share = ahead[m]
+            for s in range(kept):
+                lams[s] += share * side[s]
+        gather_points(points, rows, near)
         # s and the rest, decided rows first; constants are values at the centre.
         top_const = 0.0
         for m in range(c):
@@ -186,7 +171,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
         chord = reals[2, :kept]
         half_gap = reals[3, :kept]
         perp = reals[4, :kept]
-        at_centre = spare[0, :kept]
+        at_centre = reals[5, :kept]
         for s in range(kept):
             t = mid[s]
             rho = half[s]
@@ -205,7 +190,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
         for m in range(c):
             side = sides[m]
             for s in range(kept):
-                side[s] = duals[rows[s], m] - lams[s] * ahead[m]
+                side[s] -= lams[s] * ahead[m]
             total = 0.0
             part = 0.0
             for s in range(kept):
@@ -219,7 +204,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
             length = np.sqrt(perp[s])
             weight += length * half_gap[s]
             half_gap[s] = half_gap[s] / length if length > 0.0 else 0.0
-        scaled = spare[0, :kept]
+        scaled = reals[5, :kept]
         if use_gram:
             for m in range(c):
                 side = sides[m]
@@ -296,7 +281,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
                     hessian[k, j] = 0.0
                     for m in range(c):
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
-            front, size = fill_lanes(singles, rows, lams, mid, half, near_single, single)
+            front, size = fill_lanes(singles, rows, lams, mid, half, near_single, single, places)
             excess = quadratic_excess(
                 near_single, single[0, :size], single[1, :size], single[2, :size], front, const, plain, centre[new], width[new],
                 bound, slack, counters[FACE] // 2, mean[new], cov[new], weights[new],
@@ -311,10 +296,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
                 stage[level] += 1
             continue
         for s in range(kept):
-            heavy = 0.0
-            for m in range(c):
-                heavy += duals[rows[s], m] * duals[rows[s], m]
-            lams[s] = np.sqrt(heavy)
+            lams[s] = heights[rows[s]]
         for k in range(r):
             spread[k] = 0.0
             for s in range(kept):

@@ -26,6 +26,7 @@ class CellScratch(NamedTuple):
     constants: FloatArray  # (3,)
     lams: FloatArray  # (num_rows,)
     over: NDArray[np.uint32]  # (num_rows,)
+    places: NDArray[np.uint32]  # (num_rows,)
     slopes: FloatArray  # (num_rows,)
     near: SingleArray  # (rank, num_rows)
     single: SingleArray  # (3, num_rows)
@@ -45,6 +46,7 @@ class CellScratch(NamedTuple):
             constants=np.zeros(3),
             lams=np.zeros(num_rows),
             over=np.zeros(num_rows, dtype=np.uint32),
+            places=np.zeros(num_rows, dtype=np.uint32),
             slopes=np.zeros(num_rows),
             near=np.zeros((rank, num_rows + 64), dtype=np.float32),
             single=np.zeros((3, num_rows + 64), dtype=np.float32),
@@ -64,10 +66,9 @@ class VectorScratch(NamedTuple):
     parts: FloatArray  # (num_outputs,)
     gram: FloatArray  # (num_outputs, num_outputs)
     sides: FloatArray  # (num_outputs, num_rows)
-    spare: FloatArray  # (3, num_rows)
-    spare_index: NDArray[np.uint32]  # (num_rows,)
+    heights: FloatArray  # (num_rows,)
     near: FloatArray  # (rank, num_rows)
-    reals: FloatArray  # (5, num_rows)
+    reals: FloatArray  # (6, num_rows)
 
     @classmethod
     def of(cls, rank: int, num_rows: int, num_outputs: int) -> VectorScratch:
@@ -82,8 +83,7 @@ class VectorScratch(NamedTuple):
             parts=np.zeros(num_outputs),
             gram=np.zeros((num_outputs, num_outputs)),
             sides=np.zeros((num_outputs, num_rows)),
-            spare=np.zeros((3, num_rows)),
-            spare_index=np.zeros(num_rows, dtype=np.uint32),
+            heights=np.zeros(num_rows),
             near=np.zeros((rank, num_rows)),
-            reals=np.zeros((5, num_rows)),
+            reals=np.zeros((6, num_rows)),
         )

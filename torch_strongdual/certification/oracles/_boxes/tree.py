@@ -55,7 +55,10 @@ class BoxTree:
         rows, duals, linear, self._exponent = _normalised(problem)
         order = np.argsort(duals[:, 0] <= 0.0, kind="stable") if problem.one_sided else np.arange(problem.num_rows)
         self._columns = np.ascontiguousarray(rows[order].T)
-        self._singles = np.ascontiguousarray(rows[order], dtype=np.float32)
+        points = np.ascontiguousarray(rows[order])
+        self._singles = points.astype(np.float32)
+        # The search for one output needs no others.
+        self._points = (points,) if self._vector else ()
         self._duals = duals[order, 0] if problem.one_sided else np.ascontiguousarray(duals)
         self._linear = np.ascontiguousarray(linear)
         self._volume, self._witness = np.zeros(1), np.zeros(rank)
@@ -110,7 +113,7 @@ class BoxTree:
         while True:
             status = int(
                 advance(
-                    self._columns, self._singles, self._duals, self._linear, bound, self._slack(bound),
+                    self._columns, *self._points, self._singles, self._duals, self._linear, bound, self._slack(bound),
                     max_cells - (self.cells - before), self._counters, self._split, self._first, self._stage, self._count,
                     self._offset, self._centre, self._width, self._form, self._index, self._middle, self._reach,
                     self._volume, self._witness, self._mean, self._cov, self._weights, *scratch,
