@@ -10,6 +10,7 @@ from numba.core import event
 
 from torch_strongdual.certification.oracles._boxes import compilation
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import when_compiled
+from torch_strongdual.certification.oracles._boxes._scalar_kernel import advance_scalar
 from torch_strongdual.certification.oracles._boxes.tree import BoxTree
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
@@ -52,3 +53,8 @@ def test_kernels_compiled_for_a_small_problem_serve_all(caplog: pytest.LogCaptur
         with when_compiled(lambda: compiled.append(1)):
             BoxTree(problem).advance(2.0, 100)
     assert not compiled
+
+
+def test_references_are_not_counted() -> None:
+    """With a version of Numba that lacks the option kernels are slower, and nothing else would show it."""
+    assert advance_scalar.targetoptions["_nrt"] is False

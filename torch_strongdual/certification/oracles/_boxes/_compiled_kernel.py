@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from numba import njit
-from numba.core import event
+from numba.core import event, options
 
 __all__ = ["kernel", "part", "small_part", "when_compiled"]
 
@@ -26,11 +26,7 @@ _OPTIONS: dict[str, Any] = {
 
 def _without_reference_counts() -> dict[str, Any]:
     """An undocumented option that spares counting references to parts of arrays, a fifth of the time; empty if it is gone."""
-    try:
-        njit(_nrt=False)(abs)
-    except (KeyError, TypeError, NameError):
-        return {}
-    return {"_nrt": False}
+    return {"_nrt": False} if hasattr(getattr(options, "DefaultOptions", None), "_nrt") else {}
 
 
 _OPTIONS |= _without_reference_counts()
