@@ -160,14 +160,15 @@ class DepthRecursion(AbstractDualNormOracle):
         finite = bool(np.isfinite(matrix).all())
         scale = power_of_two_scale(matrix) if finite else 1.0
         matrix = matrix / scale
-        if finite:
-            leaf = BranchSpec(widths=(matrix.shape[1], 1, 1), activations=(BranchActivation(),))
-            self.inner.init(leaf, torch.from_numpy(matrix))
+        row_space = RowSpace.of(matrix if finite else np.zeros_like(matrix))
+        if row_space.rank > 0:
+            leaf = BranchSpec(widths=(row_space.rank, 1, 1), activations=(BranchActivation(),))
+            self.inner.init(leaf, torch.from_numpy(row_space.rows))
         return DepthRecursionState(
             spec=spec,
             matrix=matrix,
             scale=scale,
-            row_space=RowSpace.of(matrix if finite else np.zeros_like(matrix)),
+            row_space=row_space,
             slopes=tuple(a.negative_slope for a in spec.activations if not a.is_identity),
         )
 

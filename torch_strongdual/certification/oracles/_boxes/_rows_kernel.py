@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
+from torch_strongdual.certification.oracles._boxes.scratch import LANES
 
 __all__ = ["fill_lanes", "gather_points", "row_moments", "row_sums"]
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _LEAST = 1e-12  # shorter ranges are taken for as long: their squares are far from underflow then
-_LANES = 32  # rows of single precision that a compiled loop may take together
 
 
 @kernel
@@ -37,8 +37,8 @@ def fill_lanes(points, index, lams, middle, reach, near, single, places):  # typ
     positive = 0
     for s in range(kept):
         positive += 1 if lams[s] > 0.0 else 0
-    start = -(-positive // _LANES) * _LANES
-    size = start - (-(kept - positive) // _LANES) * _LANES
+    start = -(-positive // LANES) * LANES
+    size = start - (-(kept - positive) // LANES) * LANES
     ahead = 0
     behind = start
     for s in range(kept):

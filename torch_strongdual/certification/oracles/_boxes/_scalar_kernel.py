@@ -66,7 +66,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``.
 
-    ``columns`` are the rows transposed, (r, n); rows with a positive dual come first.
+    ``columns`` are the rows transposed, (r, n).
     """
     r, n = columns.shape
     depth = split.shape[0] - 1

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CellScratch", "VectorScratch"]
+__all__ = ["LANES", "CellScratch", "VectorScratch"]
+
+LANES = 32  # rows of single precision that a compiled loop may take together: each sign of the duals is filled up to whole ones
 
 FloatArray = NDArray[np.float64]
 SingleArray = NDArray[np.float32]
@@ -28,13 +30,14 @@ class CellScratch(NamedTuple):
     over: NDArray[np.uint32]  # (num_rows,)
     places: NDArray[np.uint32]  # (num_rows,)
     slopes: FloatArray  # (num_rows,)
-    near: SingleArray  # (rank, num_rows)
-    single: SingleArray  # (3, num_rows)
-    vectors: SingleArray  # (5, num_rows)
+    near: SingleArray  # (rank, filled)
+    single: SingleArray  # (3, filled)
+    vectors: SingleArray  # (5, filled)
 
     @classmethod
     def of(cls, rank: int, num_rows: int) -> CellScratch:
         """Zeros of the right shapes."""
+        filled = num_rows + 2 * LANES
         return cls(
             work=np.zeros(rank),
             plain=np.zeros(rank),
@@ -48,9 +51,9 @@ class CellScratch(NamedTuple):
             over=np.zeros(num_rows, dtype=np.uint32),
             places=np.zeros(num_rows, dtype=np.uint32),
             slopes=np.zeros(num_rows),
-            near=np.zeros((rank, num_rows + 64), dtype=np.float32),
-            single=np.zeros((3, num_rows + 64), dtype=np.float32),
-            vectors=np.zeros((5, num_rows + 64), dtype=np.float32),
+            near=np.zeros((rank, filled), dtype=np.float32),
+            single=np.zeros((3, filled), dtype=np.float32),
+            vectors=np.zeros((5, filled), dtype=np.float32),
         )
 
 

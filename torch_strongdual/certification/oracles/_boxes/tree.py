@@ -51,15 +51,13 @@ class BoxTree:
         capacity = 6 * problem.num_rows + 1024
         self._index = np.zeros(capacity, dtype=np.uint32)
         self._middle, self._reach = np.zeros(capacity), np.zeros(capacity)
-        # The kernels take rows transposed; for one output those with a positive dual first. They are compiled for C layouts.
         rows, duals, linear, self._exponent = _normalised(problem)
-        order = np.argsort(duals[:, 0] <= 0.0, kind="stable") if problem.one_sided else np.arange(problem.num_rows)
-        self._columns = np.ascontiguousarray(rows[order].T)
-        points = np.ascontiguousarray(rows[order])
-        self._singles = points.astype(np.float32)
+        # The kernels take rows transposed, and are compiled for C layouts.
+        self._columns = np.ascontiguousarray(rows.T)
+        self._singles = np.ascontiguousarray(rows, dtype=np.float32)
         # The search for one output needs no others.
-        self._points = (points,) if self._vector else ()
-        self._duals = duals[order, 0] if problem.one_sided else np.ascontiguousarray(duals)
+        self._points = (np.ascontiguousarray(rows),) if self._vector else ()
+        self._duals = np.ascontiguousarray(duals[:, 0] if problem.one_sided else duals)
         self._linear = np.ascontiguousarray(linear)
         self._volume, self._witness = np.zeros(1), np.zeros(rank)
         self._mean, self._weights = np.zeros((depth + 1, rank)), np.zeros((depth + 1, rank))
