@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.errors import MissingDependencyError
+from torch_strongdual.certification._clarabel import Cone, clarabel_solution
 
 __all__ = ["solved_cone_program"]
 
@@ -15,6 +15,8 @@ BoolArray = NDArray[np.bool_]
 _ROUNDS = 8
 _NEAR = 0.02
 _VIOLATION = 1e-9
+_ACCURACY = 1e-11
+_FEASIBILITY = 1e-10
 
 
 def solved_cone_program(
@@ -64,15 +66,11 @@ def _solved(
     hessian: FloatArray, linear: FloatArray, price: float, cones: list[FloatArray], dimension: int
 ) -> FloatArray | None:
     """One program; variables are ``x`` and the norms ``t``."""
-    try:
-        import clarabel
-    except ImportError as error:
-        raise MissingDependencyError("clarabel", purpose="Refitting first layers") from error
     from scipy import sparse
 
     number, size = len(cones), len(linear)
     total = size + number
-    quadratic = sparse.block_diag([sparse.csc_matrix(np.triu(hessian)), sparse.csc_matrix((number, number))], format="csc")
+    quadratic = sparse.block_diag([sparse.csc_matrix(np.triu(hessian)), sparse.csc_matrix((number, number))])
     polyhedral = sparse.block_diag([sparse.csr_matrix(-cone) for cone in cones], format="csr")
     polyhedral = sparse.hstack([polyhedral, sparse.csr_matrix((polyhedral.shape[0], total - polyhedral.shape[1]))])
     entries = np.arange(number * dimension)
@@ -82,14 +80,16 @@ def _solved(
     )
     columns = np.concatenate([size + np.arange(number), entries])
     norms = sparse.csr_matrix((-np.ones(len(rows)), (rows, columns)), shape=(number * (dimension + 1), total))
-    matrix = sparse.vstack([polyhedral, norms], format="csc")
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.max_threads = 1
-    settings.tol_gap_abs = settings.tol_gap_rel = 1e-11
-    settings.tol_feas = 1e-10
-    kinds = [clarabel.NonnegativeConeT(polyhedral.shape[0]), *[clarabel.SecondOrderConeT(dimension + 1)] * number]
-    objective = np.concatenate([linear, np.full(number, price)])
-    result = clarabel.DefaultSolver(quadratic, objective, matrix, np.zeros(matrix.shape[0]), kinds, settings).solve()
-    found = np.asarray(result.x, dtype=np.float64)[:size]
+    matrix = sparse.vstack([polyhedral, norms])
+    norm: Cone = ("second order", dimension + 1)
+    kinds: list[Cone] = [("nonnegative", polyhedral.shape[0]), *[norm] * number]
+    found = clarabel_solution(
+        quadratic,
+        np.concatenate([linear, np.full(number, price)]),
+        matrix,
+        np.zeros(matrix.shape[0]),
+        kinds,
+        accuracy=_ACCURACY,
+        feasibility=_FEASIBILITY,
+    ).point[:size]
     return found if np.isfinite(found).all() and found.any() else None

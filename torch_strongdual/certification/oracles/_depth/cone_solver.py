@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_strongdual.certification._clarabel import clarabel_solution
 from torch_strongdual.certification.deadline import Deadline
 
 __all__ = ["ConeSolution", "solved_program"]
@@ -49,18 +50,18 @@ def solved_program(
     To a few digits only, from inside: the solution lies in the middle of those that are equally good, which is what a method of
     cutting planes is served best by.
     """
-    import clarabel
     from scipy import sparse
 
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.max_threads = 1
-    settings.tol_gap_rel = settings.tol_gap_abs = settings.tol_feas = _ACCURACY
-    settings.time_limit = max(_LEAST_SECONDS, min(deadline.remaining, 1e6))
-    kinds = [clarabel.ZeroConeT(num_equalities), clarabel.NonnegativeConeT(len(limits) - num_equalities)]
-    quadratic = sparse.diags(curvatures, format="csc")
-    found = clarabel.DefaultSolver(quadratic, costs, sparse.csc_matrix(left), limits, kinds, settings).solve()
-    point, multipliers = np.array(found.x), np.array(found.z)
-    if str(found.status) not in ("Solved", "AlmostSolved") or not (np.isfinite(point).all() and np.isfinite(multipliers).all()):
+    found = clarabel_solution(
+        sparse.diags(curvatures),
+        costs,
+        left,
+        limits,
+        [("zero", num_equalities), ("nonnegative", len(limits) - num_equalities)],
+        accuracy=_ACCURACY,
+        feasibility=_ACCURACY,
+        seconds=max(_LEAST_SECONDS, min(deadline.remaining, 1e6)),
+    )
+    if not (found.is_solved and found.is_finite):
         return None
-    return ConeSolution(point=point, multipliers=np.maximum(multipliers, 0.0), objective=float(found.obj_val))
+    return ConeSolution(point=found.point, multipliers=np.maximum(found.multipliers, 0.0), objective=found.objective)
