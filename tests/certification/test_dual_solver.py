@@ -16,7 +16,7 @@ from tests.references.convex_program import convex_program_optimum
 from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem, optimize_to_certificate
 from torch_strongdual.certification._support_polish import polished
 from torch_strongdual.certification.oracles import DoublyNonnegativeRelaxation, GatedOracle, QuadraticRelaxation
-from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
@@ -95,6 +95,12 @@ def test_the_restricted_dual_is_a_cone_program_shared_between_strengths_and_repo
     assert solver.programs.num_canonicalised <= number + 1  # another size, if any
     without_time = DualSolver(make_problem(nn.HuberLoss(reduction="sum"))).step(weights, rtol=1e-6, deadline=Deadline(1.5))
     assert without_time.stats.get("restricted_dual_by", "group lasso") == "group lasso"
+
+
+@pytest.mark.parametrize("path_decay", [0.0, -1.0, math.nan, math.inf])
+def test_another_strength_has_to_be_a_positive_number(path_decay: float) -> None:
+    with pytest.raises(InvalidInputError, match="path_decay"):
+        DualSolver(make_problem()).at_path_decay(path_decay)
 
 
 def test_dual_point_proves_the_bound() -> None:

@@ -38,7 +38,7 @@ def has_cells(problem: TrainingProblem) -> bool:
     spec, loss = problem.spec, problem.loss
     is_smooth = not isinstance(loss, SoftmaxLoss) and not (isinstance(loss, HuberFamilyLoss) and loss.width == 0.0)
     is_dense = spec.patch_map is None
-    has_squares = 1e-100 < power_of_two_scale(problem.inputs.numpy()) < 1e100  # which the programs' Hessians hold
+    has_squares = 1e-100 < power_of_two_scale(problem.inputs.double().numpy()) < 1e100  # which the programs' Hessians hold
     return has_squares and is_smooth and is_dense and spec.num_layers == 2 and not spec.is_gated and not spec.is_linear
 
 

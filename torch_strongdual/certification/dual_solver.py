@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_strongdual._checks import check_positive
 from torch_strongdual.certification._atom_store import AtomStore
 from torch_strongdual.certification._deep_joint_candidate import DeepJointCandidate
 from torch_strongdual.certification._joint_candidate import JointCandidate, JointPoint
@@ -93,8 +94,14 @@ class DualSolver:
         best dual point, rescaled until it is feasible, is the first bound.
 
         Args:
-            path_decay: Above zero.
+            path_decay: Above zero, finite.
+
+        Raises:
+            InvalidInputError: If it is not.
         """
+        check_positive("path_decay", path_decay)
+        if math.isinf(path_decay):
+            raise InvalidInputError("`path_decay` is inf; expected a finite number > 0.")
         other = DualSolver(dataclasses.replace(self.problem, path_decay=path_decay), self.oracle)
         other._oracle_state, other.atoms = self._oracle_state, self.atoms.copy()
         other.points, other.programs = self.points.copy(), self.programs
