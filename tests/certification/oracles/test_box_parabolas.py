@@ -7,15 +7,18 @@ import math
 
 import numpy as np
 import pytest
-from numba import njit
 from numpy.typing import NDArray
 
+from tests._compiled_entry import callable_part
 from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import inherit_law, quadratic_excess
 from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes
 from torch_strongdual.certification.oracles._boxes.scratch import CellScratch
 
 FloatArray = NDArray[np.float64]
+
+_inherit_law, _fill_lanes, _quadratic_excess = (callable_part(part) for part in (inherit_law, fill_lanes, quadratic_excess))
+positive_answers, negative_answers = callable_part(answer_positive), callable_part(answer_negative)
 
 
 def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: FloatArray, bound: float) -> float:
@@ -25,10 +28,10 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
     undecided = np.flatnonzero(np.abs(middle) < reach).astype(np.uint32)
     form = duals[middle >= reach] @ rows[middle >= reach]
     mean, cov, weights = np.zeros((1, r)), np.zeros((1, r, r)), np.zeros((1, r))
-    inherit_law(0, 0, 1.0, int(np.argmin(width)), mean, cov, weights)
+    _inherit_law(0, 0, 1.0, int(np.argmin(width)), mean, cov, weights)
     undecided = undecided[np.argsort(duals[undecided] <= 0.0, kind="stable")]
     scratch = CellScratch.of(r, len(rows))
-    front, size = fill_lanes(
+    front, size = _fill_lanes(
         rows.astype(np.float32),
         undecided,
         duals[undecided],
@@ -39,7 +42,7 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
         scratch.places,
     )
     return float(
-        quadratic_excess(
+        _quadratic_excess(
             scratch.near, *scratch.single[:, :size], front,
             float(form @ centre), form, centre, width, bound, 0.0, int(np.argmin(width)), mean[0], cov[0], weights[0],
             scratch.gradient, scratch.hessian, scratch.vectors, scratch.small, scratch.lines, scratch.constants,
@@ -103,16 +106,6 @@ def test_a_small_box_is_proven_to_second_order() -> None:
     assert losses[0] > 0.0
     assert losses[1] < 0.4 * losses[0]
     assert losses[2] < 0.4 * losses[1]
-
-
-@njit
-def positive_answers(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
-    answer_positive(middle, reach, half_inverse, lams, means, variances, steep, constants)
-
-
-@njit
-def negative_answers(middle, reach, half_inverse, lams, means, variances, steep, constants):  # type: ignore[no-untyped-def]
-    answer_negative(middle, reach, half_inverse, lams, means, variances, steep, constants)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

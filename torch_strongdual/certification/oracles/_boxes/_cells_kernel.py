@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
 
 __all__ = [
     "ALL_PROVEN",
@@ -34,7 +34,7 @@ ARENA_FULL = 4
 LEVEL, FACE, CELLS, LAST_FACE = 0, 1, 2, 3
 
 
-@kernel
+@part
 def largest_over_box(const, slope, centre, width, bound, enough, work):  # type: ignore[no-untyped-def]
     """Bound the maximum over the box of ``const + slope'(p - centre) - bound * ||p||`` from above.
 

@@ -31,14 +31,18 @@ def _without_reference_counts() -> dict[str, Any]:
 
 _OPTIONS |= _without_reference_counts()
 
+# Placed into their callers: a call copies the descriptions of a dozen arrays, and calls were a sixth of the time. Entries from
+# Python would take longer to compile.
+_INSIDE = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 #: Decorator of what Python calls.
 kernel = njit(**_OPTIONS)
 
-#: Decorator of what only kernels call: entries from Python would take longer to compile.
-part = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+#: Decorator of what only kernels call.
+part = njit(**_OPTIONS, **_INSIDE)
 
 #: The same for sums of a few terms, which are slower in vectors: these are summed in order.
-small_part = njit(**{**_OPTIONS, "fastmath": {"contract", "nsz"}}, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+small_part = njit(**{**_OPTIONS, "fastmath": {"contract", "nsz"}}, **_INSIDE)
 
 
 def when_compiled(act: Callable[[], None]) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from torch_strongdual.certification.oracles._boxes._box_program_kernel import certified_value, cholesky, invert, make_definite
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, small_part
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import part, small_part
 from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
 from torch_strongdual.certification.oracles._boxes._rows_kernel import row_moments, row_sums
 
@@ -28,7 +28,7 @@ _DOUBT = 0.3  # go on only if the bound would be enough this far from the floor 
 _ZERO, _HALF = np.float32(0.0), np.float32(0.5)
 
 
-@kernel
+@part
 def inherit_law(level, axis, step, face_axis, mean, cov, weights):  # type: ignore[no-untyped-def]
     """Carry mean and covariance of the point, in units of the box, and the weights from a box to its half."""
     r = mean.shape[1]
@@ -225,7 +225,7 @@ def _move_law(slackness, inverse, point, scale, aim, spread):  # type: ignore[no
             spread[a, b] -= aim[a] * aim[b]
 
 
-@kernel
+@part
 def quadratic_excess(  # type: ignore[no-untyped-def]
     columns, lams, middle, reach, front, const, linear, centre, width, bound, slack, face_axis, mean, cov, weights,
     gradient, hessian, vectors, small, lines, constants,

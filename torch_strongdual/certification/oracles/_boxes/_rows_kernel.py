@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
+from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
 from torch_strongdual.certification.oracles._boxes.scratch import LANES
 
 __all__ = ["fill_lanes", "gather_points", "row_moments", "row_sums"]
@@ -13,7 +13,7 @@ _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _LEAST = 1e-12  # shorter ranges are taken for as long: their squares are far from underflow then
 
 
-@kernel
+@part
 def gather_points(points, index, near):  # type: ignore[no-untyped-def]
     """Coordinates of the rows ``index`` of ``points`` (n, rank), one after the other in ``near`` (rank, at least as many)."""
     last = points.shape[1] - 1
@@ -25,7 +25,7 @@ def gather_points(points, index, near):  # type: ignore[no-untyped-def]
             x0[s], x1[s], x2[s], x3[s] = points[i, k], points[i, k1], points[i, k2], points[i, k3]
 
 
-@kernel
+@part
 def fill_lanes(points, index, lams, middle, reach, near, single, places):  # type: ignore[no-untyped-def]
     """Bring the undecided rows ``index`` to single precision, positive duals first, each sign filled up to whole vectors.
 
