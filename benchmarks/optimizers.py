@@ -28,8 +28,8 @@ BENCHMARK = Benchmark(
 _NOTES = [
     "One call is one step with gradients that stay the same, in float32; the path penalty is on, with exact zeros.",
     "Rows `training step`: forward and backward pass on the batch named, then the step, PathSGD or PathAdamW against torch's.",
-    "A step on the penalty has to read each layer twice more than SGD does, for its norms before and after the step, and to "
-    "shorten it: on a CPU that is bound by memory, PathSGD costs what those passes cost.",
+    "PathSGD goes through the weights of a branch twice, since how much they are shortened depends on all of them. The second "
+    "time they are in the cache: that is what it costs more than SGD, less in comparison the slower the memory is.",
 ]
 _NETWORKS = (("K=64, 784-64-64-10", (784, 64, 64, 10), 64), ("K=512, 64-32-32-1", (64, 32, 32, 1), 512))
 _BATCH = 256

@@ -19,13 +19,13 @@ HOSTS = {
     "torchmetrics": {"metrics", "callbacks", "recipes"},
     "cvxpy": {"certification"},
     "cvxpylayers": {"certification"},
-    "numba": {"certification"},
+    "numba": {"certification", "optim"},
     "sklearn": {"recipes"},
     "matplotlib": {"certification", "recipes"},
 }
 # Layers that import a host inside functions only; recipes may import matplotlib at the top.
 IMPORTED_WHEN_USED = {"cvxpy": {"certification"}, "cvxpylayers": {"certification"}, "matplotlib": {"certification"}}
-_KERNEL = re.compile(r"torch_strongdual\.certification\.oracles\.(\w+\.)*_\w+_kernel(\.|$)")
+_KERNEL = re.compile(r"torch_strongdual\.(certification\.oracles|optim)\.(\w+\.)*_\w+_kernel(\.|$)")
 
 
 def violations(source: str, module: str, *, is_package: bool = False, modules: Iterable[str] = ()) -> list[str]:
@@ -89,5 +89,5 @@ def _host_reason(imported: Import, module: str, own: str) -> str | None:
     if own in IMPORTED_WHEN_USED.get(imported.head, ()) and not imported.in_function:
         return f"imports {imported.head} at the top; import it inside the function that uses it"
     if imported.head == "numba" and not _KERNEL.match(module):
-        return "imports numba; only modules certification/oracles/_*_kernel.py do"
+        return "imports numba; only modules _*_kernel.py of certification/oracles and optim do"
     return None

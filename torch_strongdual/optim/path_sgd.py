@@ -14,6 +14,7 @@ from torch_strongdual._checks import check_non_negative
 from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.functional._branch_weights import per_branch
 from torch_strongdual.optim._branch_structure import BranchStructure
+from torch_strongdual.optim._compiled_sgd import step_compiled, takes_compiled_step
 from torch_strongdual.optim._implicit_step import ImplicitStep
 from torch_strongdual.optim._penalty_terms import PenaltyTerms
 from torch_strongdual.optim.abstract_path_optimizer import AbstractPathOptimizer, check_common_options, uses_foreach
@@ -70,7 +71,8 @@ class PathSGD(AbstractPathOptimizer):
         path_decay: Weight of the path penalty, in units of the loss.
         penalty: ``"product"``, ``"power"`` or ``"l2_path"``, see :func:`torch_strongdual.functional.path_penalty`.
         maximize: Whether to maximise the loss; the penalty is still minimised.
-        foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only.
+        foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only. Unless it is ``True``, large layers on the
+            CPU are stepped by compiled code for the product form, which reads them from memory as often as SGD does.
         differentiable: Not supported; only ``False`` is accepted.
 
     Raises:
@@ -166,18 +168,21 @@ class PathSGD(AbstractPathOptimizer):
             return
         params = group["params"]
         buffers = self._buffers(group, params)
-        path_sgd(
-            params,
-            [param.grad for param in params],
-            buffers,
-            layer_index=group["layer_index"],
-            foreach=group["foreach"],
-            **{name: group[name] for name in _OPTIONS},
-        )
+        grads, layers = [param.grad for param in params], group["layer_index"]
+        options = {name: group[name] for name in _OPTIONS}
+        if _asks_for_compiled_step(group) and takes_compiled_step(params, grads, buffers, layers):
+            buffers = step_compiled(params, grads, buffers, layers, **options)
+        else:
+            path_sgd(params, grads, buffers, layer_index=layers, foreach=group["foreach"], penalty=group["penalty"], **options)
         self._store(group, params, buffers)
 
 
-_OPTIONS = ("path_decay", "penalty", "lr", "momentum", "dampening", "nesterov", "maximize")
+_OPTIONS = ("path_decay", "lr", "momentum", "dampening", "nesterov", "maximize")
+
+
+def _asks_for_compiled_step(group: dict[str, Any]) -> bool:
+    # a learning rate in a tensor is not read out, and who wants multi-tensor operations gets them
+    return group["penalty"] == "product" and not group["foreach"] and not isinstance(group["lr"], Tensor)
 
 
 @torch.no_grad()
@@ -196,7 +201,7 @@ def path_sgd(
     nesterov: bool,
     maximize: bool,
 ) -> None:
-    """Functional form of one step of :class:`PathSGD` on the layers of stacked branches.
+    """Functional form of one step of :class:`PathSGD` on the layers of stacked branches, in operations of torch throughout.
 
     Args:
         params: The layers; changed in place.
