@@ -179,6 +179,20 @@ def test_the_given_network_is_not_changed_and_the_certificate_is_of_the_one_retu
     assert power == pytest.approx(result.net.path_penalty("product").item(), rel=1e-12)  # balanced
 
 
+@pytest.mark.parametrize("share", [0.2, 2.0])
+def test_a_gated_network_keeps_the_gates_its_certificate_speaks_of(share: float) -> None:
+    """Gates without a branch left would make the certificate one of a smaller set of networks."""
+    inputs, targets = data()
+    net = build("gated", 2, 1, num_branches=6)
+    limit = max_path_decay(net, inputs, targets, loss=nn.MSELoss()).upper
+    result = optimize_to_certificate(net, inputs, targets, loss=nn.MSELoss(), path_decay=share * limit)
+    kept = {tuple(gate) for gate in result.net.gate_vectors()[0].tolist()}
+    assert kept == {tuple(gate) for gate in net.gate_vectors()[0].tolist()}
+    assert result.certificate.is_certified
+    again = certify(result.net, inputs, targets, loss=nn.MSELoss(), path_decay=share * limit)
+    assert again.dual_bound == pytest.approx(result.certificate.dual_bound, rel=1e-2)
+
+
 def test_single_precision_is_kept_where_it_suffices() -> None:
     inputs, targets = data()
     net = build("relu", 2, 1, dtype=torch.float32)

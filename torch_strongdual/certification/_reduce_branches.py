@@ -28,7 +28,7 @@ def reduce_branches(
     Each branch is kept up to a non-negative factor on its last layer, and those kept have linearly independent outputs
     on ``inputs``: there are at most ``num_samples * out_features`` of them (one if all outputs are zero), which is within the
     bound ``num_samples * out_features + 1`` of the theory, and usually far fewer. Elsewhere than on ``inputs`` the
-    outputs may change.
+    outputs may change. A gate whose branches all go, goes too: certify with the gates of ``net`` before.
 
     Args:
         net: The network; not changed.

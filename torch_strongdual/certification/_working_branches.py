@@ -146,7 +146,7 @@ class WorkingBranches:
             if template.output_bias is not None and full.output_bias is not None:
                 template.output_bias.copy_(full.output_bias)
         template.add_branches_(padded, gate_vectors=gates)
-        template.prune_()
+        template.prune_(keep_gates=True)  # they say which networks the certificate speaks of
         return template
 
     def padded_to(self, net: ParallelNet) -> list[Tensor]:
