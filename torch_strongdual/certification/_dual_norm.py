@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from torch_strongdual._checks import check_floating, check_in, check_positive, check_shape
 from torch_strongdual.certification._gather import gathered
+from torch_strongdual.certification._null_subgradients import NullSubgradients
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
-from torch_strongdual.nn import branch_spec_of
+from torch_strongdual.nn import BranchSpec, branch_spec_of
 
 __all__ = ["dual_norm_bound", "max_path_decay"]
 
@@ -68,12 +69,7 @@ def dual_norm_bound(
     chosen = AutoOracle() if oracle is None else oracle
     state = chosen.init(spec, inputs)
     found = chosen.bound(state, point.detach().to(torch.float64), BoundRequest(rtol=rtol, deadline=Deadline(time_budget)))
-    if penalty != "l2_path":
-        return found
-    factor = spec.l2_path_factor * (1.0 + 2.0**-50)
-    # With two layers a branch of h equal units attains the factor; deeper ones may not, so only the upper bound carries over.
-    lower = spec.l2_path_factor * found.lower if spec.num_layers == 2 else found.lower
-    return DualNormBound(upper=factor * found.upper, lower=lower, witnesses=found.witnesses, stats=found.stats)
+    return _in_penalty(found, spec, penalty)
 
 
 def max_path_decay(
@@ -90,6 +86,9 @@ def max_path_decay(
     r"""The path decay above which the zero net is optimal: the dual norm of the zero net's residual, output bias fitted.
 
     Strengths are best chosen as a fraction of it, since it carries the units of data and loss.
+
+    Under the absolute loss that residual is not unique where an error of the zero net is zero (the median is a target, or
+    targets repeat): then it is the smallest dual norm of all of them, found by cutting planes.
 
     Args:
         model: As for :func:`certify`; only its architecture counts.
@@ -112,5 +111,22 @@ def max_path_decay(
     """
     inputs, targets = gathered(inputs, targets)
     problem = TrainingProblem.from_model(model, inputs, targets, loss=loss, path_decay=1.0, penalty=penalty)
-    candidate = problem.dual_candidate(torch.zeros_like(problem.loss.targets))
-    return dual_norm_bound(model, inputs, candidate, penalty=penalty, rtol=rtol, time_budget=time_budget, oracle=oracle)
+    subgradients = NullSubgradients.of(problem)
+    if subgradients is None:
+        candidate = problem.dual_candidate(torch.zeros_like(problem.loss.targets))
+        return dual_norm_bound(model, inputs, candidate, penalty=penalty, rtol=rtol, time_budget=time_budget, oracle=oracle)
+    check_positive("rtol", rtol)
+    check_positive("time_budget", time_budget)
+    chosen = AutoOracle() if oracle is None else oracle
+    found = subgradients.least_dual_norm(chosen, rtol=rtol, deadline=Deadline(time_budget))
+    return _in_penalty(found, problem.spec, penalty)
+
+
+def _in_penalty(found: DualNormBound, spec: BranchSpec, penalty: str) -> DualNormBound:
+    """Bounds for the product form as bounds for ``penalty``."""
+    if penalty != "l2_path":
+        return found
+    factor = spec.l2_path_factor * (1.0 + 2.0**-50)
+    # With two layers a branch of h equal units attains the factor; deeper ones may not, so only the upper bound carries over.
+    lower = spec.l2_path_factor * found.lower if spec.num_layers == 2 else found.lower
+    return DualNormBound(upper=factor * found.upper, lower=lower, witnesses=found.witnesses, stats=found.stats)

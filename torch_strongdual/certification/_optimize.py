@@ -63,12 +63,12 @@ def optimize_to_certificate(
         progress: Whether to show a progress bar with the gap, if tqdm is installed.
 
     Returns:
-        An :class:`OptimizationResult`: the best network found, never worse than ``net``, with its certificate. Its branches
-        are balanced and use one unit of their last hidden layer each (the others are zero); there may be more of them than
-        ``net`` has, see :func:`reduce_branches`. A gated network keeps a branch, zero if need be, of each gate, since the
-        certificate speaks of these; ``prune_()`` removes them. The network is on the CPU, in the dtype of ``net`` where
-        rounding to it costs less than one percent of ``rtol``, otherwise in float64. Ctrl-C ends it as the end of the time
-        does.
+        An :class:`OptimizationResult`: the best network found, never worse than ``net`` up to rounding in the dtype of
+        ``net``, with its certificate. Its branches are balanced and use one unit of their last hidden layer each (the
+        others are zero); there may be more of them than ``net`` has, see :func:`reduce_branches`. A gated network keeps a
+        branch, zero if need be, of each gate, since the certificate speaks of these; ``prune_()`` removes them. The network
+        is on the CPU, in the dtype of ``net`` where rounding to it costs less than one percent of ``rtol``, otherwise in
+        float64. Ctrl-C ends it as the end of the time does.
 
     Raises:
         UnsupportedModelError: If ``net`` is not a ParallelNet, or has no dual here.
