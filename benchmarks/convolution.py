@@ -70,6 +70,7 @@ _CASES = (
             *(nn.Conv2d(4 * k, 4 * k, 3, groups=k), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * k, 10)),
         ],
         shape=(32, 3, 16, 16),
+        is_large=True,
     ),
     _Case(
         work="Conv1d(1,2,5)-ReLU-pool-1, length 64, B=256",
@@ -82,7 +83,6 @@ _CASES = (
         branch=lambda: [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)],
         grouped=lambda k: [nn.Conv2d(1, 4 * k, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * k, 10)],
         shape=(64, 1, 28, 28),
-        is_large=True,
     ),
 )
 

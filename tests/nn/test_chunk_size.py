@@ -122,7 +122,7 @@ class TestAuto:
         layers = nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
         net = ParallelNet(*layers, num_branches=64)
         inputs = torch.empty(256, 1, 28, 29)
-        expected = _chunk_size._CHUNK_BYTES // (256 * 14 * 15 * 4 * 4)
+        expected = _chunk_size._CONVOLVED_CHUNK_BYTES // (256 * 14 * 15 * 4 * 4)
         assert branches_at_a_time("auto", inputs, net._linears, recompute=False) == expected
 
     @pytest.mark.parametrize("recompute", [False, True])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual.errors import InvalidInputError, ShapeError, UnsupportedModelError
-from torch_strongdual.nn import GatedReLU, ParallelNet
+from torch_strongdual.functional.averaged_convolution import averaged_outputs
+from torch_strongdual.nn import GatedReLU, ParallelNet, _convolutional_forward
 from torch_strongdual.optim import PathAdamW, PathSGD
 
 from .._typed_torch import backward
@@ -164,6 +165,68 @@ class TestOutputs:
         net = make_net(BRANCHES["linear_local"], 2)
         with pytest.raises(ShapeError, match="gives 36 features a branch for inputs of this size; expected 27"):
             net(torch.zeros(4, 2, 6, 7, dtype=torch.float64))
+
+
+class TestAveragedBranches:
+    """When activations are averaged without being held."""
+
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        calls: list[float] = []
+
+        def recorded(*arguments: Any, **options: Any) -> Tensor:
+            calls.append(options["negative_slope"])
+            return averaged_outputs(*arguments, **options)
+
+        monkeypatch.setattr(_convolutional_forward, "averaged_outputs", recorded)
+        return calls
+
+    def net(self, *modules: nn.Module, channels: int = 1, num_branches: int = 5) -> ParallelNet:
+        layers = nn.Conv2d(channels, 3, 3), *modules, nn.Linear(3, 2)
+        return ParallelNet(*layers, num_branches=num_branches)
+
+    def test_taken_with_the_slope(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = self.calls(monkeypatch)
+        tail = nn.AdaptiveAvgPool2d((1, 1)), nn.Identity(), nn.Flatten()
+        for activations in ([nn.ReLU()], [nn.LeakyReLU(0.2), nn.Identity(), nn.LeakyReLU(0.5)]):
+            net = self.net(*activations, *tail)
+            outputs = net(torch.randn(4, 1, 6, 5))
+            outputs.sum().backward()
+        assert calls == [0.0, 0.1]
+        with torch.no_grad():
+            assert torch.equal(net(torch.ones(4, 1, 6, 5)), net(torch.ones(4, 1, 6, 5).requires_grad_()))
+
+    @pytest.mark.parametrize(
+        ("modules", "options"),
+        [
+            ([nn.ReLU(), nn.AvgPool2d((4, 3)), nn.Flatten()], {}),
+            ([nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()], {}),
+            ([nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Flatten()], {}),
+            ([nn.AdaptiveAvgPool2d(1), nn.Flatten()], {}),
+            ([nn.Identity(), nn.LeakyReLU(1.0), nn.AdaptiveAvgPool2d(1), nn.Flatten()], {}),
+            ([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()], {"num_branches": 1}),
+            ([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()], {"channels": 2}),  # patches of 18 numbers for 15 channels
+        ],
+    )
+    def test_not_taken(self, monkeypatch: pytest.MonkeyPatch, modules: list[nn.Module], options: dict[str, int]) -> None:
+        calls = self.calls(monkeypatch)
+        self.net(*modules, **options)(torch.randn(4, options.get("channels", 1), 6, 5))
+        assert not calls
+
+    def test_not_taken_with_hooks_traced_or_under_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls, inputs = self.calls(monkeypatch), torch.randn(4, 1, 6, 5)
+        net = self.net(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        expected = net(inputs)
+        assert len(calls) == 1
+        shapes: list[torch.Size] = []
+        handle = net.get_submodule("1").register_forward_hook(lambda module, given, hidden: shapes.append(hidden.shape))
+        close(net(inputs), expected, 1e-5)
+        assert shapes == [(4, 15, 4, 3)]
+        handle.remove()
+        program = torch.export.export(net, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=10**6)},))
+        close(program.module()(inputs), expected, 1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            net(inputs)
+        assert len(calls) == 1
 
 
 class TestDropIn:

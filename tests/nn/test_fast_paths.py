@@ -52,6 +52,19 @@ CASES = {
         [kernels("0"), rectify(), pool(None), flatten, linear("4")],
         (4, 2, 5, 4),
     ),
+    "averaged_images": Case(
+        lambda: [
+            *(nn.Conv2d(1, 3, 2, padding=1), nn.Identity(), nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            *(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)),
+        ],
+        [kernels("0", padding=1), rectify(0.2), pool(None), flatten, linear("5"), rectify(), linear("7")],
+        (4, 1, 5, 4),
+    ),
+    "maxima": Case(
+        lambda: [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)],
+        [kernels("0"), rectify(), pool(2, maximum=True), flatten, linear("4")],
+        (4, 1, 6, 5),
+    ),
     "deep_images": Case(
         lambda: [
             *(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2, stride=2), nn.LeakyReLU(0.1)),
@@ -117,7 +130,7 @@ def test_dtypes(kind: str, chunk_size: ChunkSize, recompute: bool, dtype: torch.
     compare(case, net, torch.randn(case.shape).to(dtype), 16 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("kind", ["images", "deep_images"])
+@pytest.mark.parametrize("kind", ["images", "averaged_images", "maxima", "deep_images"])
 @pytest.mark.parametrize("num_branches", [1, 4])
 @pytest.mark.parametrize(("chunk_size", "recompute"), [(None, False), (2, False), (2, True)])
 @pytest.mark.parametrize("formats", ["inputs", "kernels", "both"])

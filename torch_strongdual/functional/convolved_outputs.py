@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from torch_strongdual.functional.stacked_outputs import hidden_layer, side_by_side, summed_layer
 
-__all__ = ["ConvolutionGeometry", "convolved_outputs"]
+__all__ = ["ConvolutionGeometry", "convolved_outputs", "linear_outputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,18 @@ class ConvolutionGeometry:
         apply = functional.conv1d if len(self.stride) == 1 else functional.conv2d
         outputs: Tensor = apply(inputs, kernels, bias, self.stride, self.padding, self.dilation, groups)
         return outputs
+
+    def margins(self, kernel_size: Sequence[int]) -> list[int]:
+        """Zeros in front and behind, last dimension first, as :func:`torch.nn.functional.pad` takes them."""
+        margins: list[int] = []
+        for index in reversed(range(len(kernel_size))):
+            if self.padding == "same":
+                total = self.dilation[index] * (kernel_size[index] - 1)
+                margins += [total // 2, total - total // 2]
+            else:
+                one = 0 if isinstance(self.padding, str) else self.padding[index]
+                margins += [one, one]
+        return margins
 
 
 def convolved_outputs(
@@ -80,9 +92,19 @@ def convolved_outputs(
                 1 if number == 0 else num_branches,
             )
         )
-    if depth + 1 < len(weights):
-        hidden = hidden.reshape(len(hidden), num_branches, -1).permute(1, 2, 0)
-        for weight, bias, activation in zip(weights[depth:-1], biases[depth:-1], activations[depth:], strict=True):
-            hidden = activation(hidden_layer(hidden, weight, bias))
-        return summed_layer(hidden, weights[-1], biases[-1])
-    return functional.linear(hidden, side_by_side(weights[-1]), biases[-1])
+    return linear_outputs(hidden, weights[depth:], biases[depth:], activations[depth:])
+
+
+def linear_outputs(
+    hidden: Tensor,  # shape: (num_samples, num_branches * features)
+    weights: Sequence[Tensor],  # (num_branches, out, in)
+    biases: Sequence[Tensor | None],
+    activations: Sequence[Callable[[Tensor], Tensor]],
+) -> Tensor:  # shape: (num_samples, out_features)
+    """Sum of the outputs of all branches from what stands behind their convolutions; see :func:`convolved_outputs`."""
+    if len(weights) == 1:
+        return functional.linear(hidden, side_by_side(weights[0]), biases[0])
+    hidden = hidden.reshape(len(hidden), weights[0].shape[0], -1).permute(1, 2, 0)
+    for weight, bias, activation in zip(weights[:-1], biases[:-1], activations, strict=True):
+        hidden = activation(hidden_layer(hidden, weight, bias))
+    return summed_layer(hidden, weights[-1], biases[-1])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from torch_strongdual.errors import ShapeError
+from torch_strongdual.functional.averaged_convolution import averaged_outputs
 from torch_strongdual.functional.convolved_outputs import convolved_outputs
+from torch_strongdual.nn._averaged_branches import averaged_slope
 from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
 from torch_strongdual.nn._stacked_convolution import StackedConvolution
@@ -40,8 +43,19 @@ def convolutional_outputs(
     convolutions = [layer for layer in linears if isinstance(layer, StackedConvolution)]
     _check_inputs(inputs, convolutions[0])
     activations: list[Callable[[Tensor], Tensor]] = [partial(_in_a_row, modules) for modules in between]
-    last = len(convolutions) - 1
-    activations[last] = partial(_flattened, between[last], linears[last].fan_out, linears[last + 1].fan_in)
+    geometries = [layer.geometry for layer in convolutions]
+    evaluate: Callable[..., Tensor] = partial(convolved_outputs, geometries=geometries)
+    slope = None
+    if inputs.device.type == "cpu" and linears[0].weight.shape[0] > 1 and not _is_traced():
+        slope = averaged_slope(inputs, linears, between)
+        if any(isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for modules in between for module in modules):
+            inputs = _channels_last(inputs)
+    if slope is not None:
+        evaluate = partial(averaged_outputs, negative_slope=slope, geometry=geometries[0])
+        chunk_size = None if chunk_size == "auto" and not recompute else chunk_size  # it goes through memory by itself
+    else:
+        last = len(convolutions) - 1
+        activations[last] = partial(_flattened, between[last], linears[last].fan_out, linears[last + 1].fan_in)
     return chunked_outputs(
         inputs,
         [layer.weight for layer in linears],
@@ -49,8 +63,22 @@ def convolutional_outputs(
         lambda _: activations,
         branches_at_a_time(chunk_size, inputs, linears, recompute=recompute),
         recompute=recompute,
-        evaluate=partial(convolved_outputs, geometries=[layer.geometry for layer in convolutions]),
+        evaluate=evaluate,
     )
+
+
+def _is_traced() -> bool:
+    # There a choice by size is the choice for all sizes, and a compiler lays out memory itself.
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _channels_last(inputs: Tensor) -> Tensor:
+    """The same in ``torch.channels_last``, which convolutions hand on: maxima are taken in vectors of channels then.
+
+    Copied, since a single channel is in both formats, which convolutions take for the other one; and not by
+    ``memory_format``, which :func:`torch.vmap` does not know.
+    """
+    return inputs.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
 
 
 def _in_a_row(modules: Sequence[nn.Module], hidden: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class PatchMap:
             InvalidInputError: See :meth:`check_inputs`.
         """
         self.check_inputs(inputs)
-        padded = functional.pad(inputs.to(torch.float64), self._padding())
+        padded = functional.pad(inputs.to(torch.float64), self.geometry.margins(self.kernel_size))
         if padded.ndim == 3:
             padded = padded.unsqueeze(2)
         missing = (1,) * (2 - len(self.kernel_size))
@@ -171,21 +171,9 @@ class PatchMap:
         first = f"Conv{len(ones)}d({self.channels}, {out_channels}, kernel_size={self.kernel_size}{shown})"
         return first, " -> ".join([*map(repr, self.pools), "Flatten()"])
 
-    def _padding(self) -> list[int]:
-        """Zeros in front and behind, last dimension first, as :func:`torch.nn.functional.pad` takes them."""
-        amounts: list[int] = []
-        for index in reversed(range(len(self.kernel_size))):
-            if self.geometry.padding == "same":
-                total = self.geometry.dilation[index] * (self.kernel_size[index] - 1)
-                amounts += [total // 2, total - total // 2]
-            else:
-                one = 0 if isinstance(self.geometry.padding, str) else self.geometry.padding[index]
-                amounts += [one, one]
-        return amounts
-
     def _positions(self, inputs: Tensor) -> tuple[int, ...]:
         """Kernel positions along each dimension."""
-        padding = self._padding()
+        padding = self.geometry.margins(self.kernel_size)
         positions = []
         for index, size in enumerate(inputs.shape[2:]):
             behind = 2 * (len(self.kernel_size) - 1 - index)
