@@ -47,16 +47,22 @@ def check_floating(name: str, tensor: Tensor) -> None:
 def check_non_negative(name: str, value: float) -> None:
     """Raise :class:`InvalidInputError` unless ``value`` is a finite number, zero or more."""
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-        raise InvalidInputError(f"`{name}` is {value!r}; expected a finite number >= 0.")
+        raise InvalidInputError(f"`{name}` is {value!r}; expected a finite number >= 0.{_conversion(value)}")
 
 
 def check_positive(name: str, value: float) -> None:
     """Raise :class:`InvalidInputError` unless ``value`` is a number above zero (infinity allowed)."""
     if not (isinstance(value, (int, float)) and value > 0):
-        raise InvalidInputError(f"`{name}` is {value!r}; expected a number > 0.")
+        raise InvalidInputError(f"`{name}` is {value!r}; expected a number > 0.{_conversion(value)}")
 
 
 def check_in(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise :class:`InvalidInputError` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise InvalidInputError(f"`{name}` is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+
+
+def _conversion(value: object) -> str:
+    """What to do about a number that is none of Python's, such as a tensor or a numpy.float32."""
+    is_python = isinstance(value, (int, float)) or not hasattr(value, "__float__")
+    return "" if is_python else " Convert it with `float(...)`."

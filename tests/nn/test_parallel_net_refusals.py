@@ -115,3 +115,11 @@ class TestRefusals:
             ParallelNet.from_sequential(Twice(*BRANCHES["linear"]()), num_branches=2)
         with pytest.raises(UnsupportedModelError, match=r"Expected an nn.Sequential, got Linear"):
             ParallelNet.from_sequential(nn.Linear(3, 1), num_branches=2)  # type: ignore[arg-type]
+
+    def test_groups_of_weights_that_are_computed(self) -> None:
+        """They are no parameters: torch would say that it cannot optimise a non-leaf tensor."""
+        net = make_net("two_layers", 3)
+        weight_norm(net.get_submodule("2"))
+        with pytest.raises(UnsupportedModelError, match=r"weight of linear layer 1 .*remove_parametrizations"):
+            net.path_param_groups(0.1)
+        assert net.path_penalty().requires_grad

@@ -244,11 +244,27 @@ class TestGuests:
 
 
 class TestRefusals:
+    def test_state_of_branches_that_are_gone(self, make: MakeOptimizer) -> None:
+        """As after ``net.prune_()``: with a message, and as it was before once the state is dropped."""
+        layers = random_layers()
+        optimizer = make([branch_group(layers)], **momentum(make))
+        train(optimizer, partial(relu_loss, layers), 2)
+        for layer in layers:
+            layer.data, layer.grad = layer.data[:1], None
+        with pytest.raises(ShapeError, match="prune_"):
+            train(optimizer, partial(relu_loss, layers), 1)
+        for layer in layers:
+            optimizer.state.pop(layer)
+        train(optimizer, partial(relu_loss, layers), 2)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"lr": -1.0}, "`lr` is -1.0; expected a finite number >= 0"),
             ({"lr": math.nan}, "`lr` is nan"),
+            ({"lr": "0.1"}, "`lr` is '0.1'; expected a finite number"),
+            ({"lr": None}, "`lr` is None; expected a finite number"),
+            ({"path_decay": torch.tensor(0.1)}, r"`path_decay` is tensor.* Convert it with `float\(\.\.\.\)`"),
             ({"lr": torch.ones(2)}, r"`lr` is a tensor of shape \(2,\)"),
             ({"path_decay": -0.1}, "`path_decay` is -0.1"),
             ({"path_decay": math.inf}, "`path_decay` is inf"),

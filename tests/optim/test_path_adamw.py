@@ -157,6 +157,7 @@ def test_low_precision_keeps_wide_second_moments(dtype: torch.dtype) -> None:
     [
         ({"betas": (1.0, 0.9)}, r"`betas\[0\]` is 1.0; expected a number in \[0, 1\)"),
         ({"betas": (0.9, -0.1)}, r"`betas\[1\]` is -0.1"),
+        ({"betas": 0.9}, "`betas` is 0.9; expected two numbers"),
         ({"eps": -1e-8}, "`eps` is -1e-08; expected a finite number >= 0"),
     ],
 )

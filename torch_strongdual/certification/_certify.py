@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torch_strongdual._checks import check_in, check_positive
 from torch_strongdual.certification._gather import gathered
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate, CertificateScope, CertificateStatus
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver
@@ -22,6 +23,7 @@ from torch_strongdual.nn import ParallelWeights
 __all__ = ["certify"]
 
 
+@with_own_defaults
 def certify(
     model: nn.Module,
     inputs: Tensor | Iterable[Any],  # shape: (num_samples, in_features)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_strongdual._checks import check_finite
 from torch_strongdual.certification._factors.factor_optimum import factor_optimum
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification._pattern_optimum import pattern_optimum
 from torch_strongdual.certification._scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
@@ -22,6 +23,7 @@ from torch_strongdual.nn import BranchSpec, ParallelNet, ParallelWeights
 __all__ = ["differentiable_optimum"]
 
 
+@with_own_defaults
 def differentiable_optimum(
     net: ParallelNet,
     inputs: Tensor,  # shape: (num_samples, in_features)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_strongdual._checks import check_floating, check_in, check_positive, check_shape
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._null_subgradients import NullSubgradients
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
@@ -21,6 +22,7 @@ from torch_strongdual.nn import BranchSpec, branch_spec_of
 __all__ = ["dual_norm_bound", "max_path_decay"]
 
 
+@with_own_defaults
 def dual_norm_bound(
     branch: nn.Module,
     inputs: Tensor,  # shape: (num_samples, in_features)
@@ -72,6 +74,7 @@ def dual_norm_bound(
     return _in_penalty(found, spec, penalty)
 
 
+@with_own_defaults
 def max_path_decay(
     model: nn.Module,
     inputs: Tensor | Iterable[Any],

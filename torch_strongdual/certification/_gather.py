@@ -48,7 +48,12 @@ def _checked(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             )
         if tensor.is_meta:
             raise InvalidInputError(f"`{name}` is on the meta device and holds no numbers; expected real data.")
-    return inputs, targets
+    return _recordable(inputs), _recordable(targets)
+
+
+def _recordable(tensor: Tensor) -> Tensor:
+    """A tensor made in inference mode cannot be used where gradients are recorded; its copy can."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 def gather_batches(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torch_strongdual._checks import check_finite, check_positive
 from torch_strongdual.certification._gather import gathered
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification._progress_bar import progress_bar
 from torch_strongdual.certification._training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
@@ -28,6 +29,7 @@ from torch_strongdual.nn import ParallelNet, ParallelWeights
 __all__ = ["check_numbers", "check_startable", "optimize_problem", "optimize_to_certificate"]
 
 
+@with_own_defaults
 def optimize_to_certificate(
     net: ParallelNet,
     inputs: Tensor | Iterable[Any],  # shape: (num_samples, in_features)

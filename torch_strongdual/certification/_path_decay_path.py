@@ -12,6 +12,7 @@ from torch_strongdual._checks import check_positive
 from torch_strongdual.certification._dual_norm import max_path_decay
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._optimize import check_numbers, check_startable, optimize_problem
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification._progress_bar import progress_bar
 from torch_strongdual.certification._training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
@@ -29,6 +30,7 @@ __all__ = ["path_decay_path"]
 _FRACTIONS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06)
 
 
+@with_own_defaults
 def path_decay_path(
     net: ParallelNet,
     inputs: Tensor | Iterable[Any],  # shape: (num_samples, in_features)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from torch_strongdual.certification._certified_problem import certified_problem
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate
 from torch_strongdual.certification.path_decay_sensitivity import PathDecaySensitivity
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -19,6 +20,7 @@ _STEPS = [2.0**-k for k in range(1, 27)]  # down by these fractions of the stren
 _UNIT = 2.0**-53
 
 
+@with_own_defaults
 def path_decay_sensitivity(
     net: nn.Module,
     inputs: Tensor,  # shape: (num_samples, in_features)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torch_strongdual._checks import check_finite, check_in
 from torch_strongdual.certification._caratheodory import reduced_magnitudes
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.functional import path_penalty
@@ -17,6 +18,7 @@ from torch_strongdual.nn import ParallelNet, ParallelWeights
 __all__ = ["reduce_branches"]
 
 
+@with_own_defaults
 def reduce_branches(
     net: ParallelNet,
     inputs: Tensor,  # shape: (num_samples, in_features)

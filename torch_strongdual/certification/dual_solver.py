@@ -14,6 +14,7 @@ from torch_strongdual._checks import check_positive
 from torch_strongdual.certification._atom_store import AtomStore
 from torch_strongdual.certification._deep_joint_candidate import DeepJointCandidate
 from torch_strongdual.certification._joint_candidate import JointCandidate, JointPoint
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification._proven_points import ProvenPoints
 from torch_strongdual.certification._restricted_program import RestrictedPrograms
 from torch_strongdual.certification._solver_run import SolverRun
@@ -87,6 +88,7 @@ class DualSolver:
         """Unit branches found so far, kept as atoms of the restricted dual."""
         return self.atoms.witnesses
 
+    @with_own_defaults
     def at_path_decay(self, path_decay: float) -> DualSolver:
         """A solver of the same problem at another strength, with what carries over.
 
@@ -110,6 +112,7 @@ class DualSolver:
             other.offer(rescaled, {**self._evidence, "dual_point_from": "another path decay"})
         return other
 
+    @with_own_defaults
     def prepare(self) -> None:
         """Let the oracle reduce the data, and compile what it needs on first use; :meth:`step` does it otherwise.
 
@@ -118,6 +121,7 @@ class DualSolver:
         if self._oracle_state is None:
             self._oracle_state = self.oracle.init(self.problem.spec, self.problem.inputs)
 
+    @with_own_defaults
     def step(self, weights: ParallelWeights, *, rtol: float, deadline: Deadline, max_rounds: int = _MAX_ROUNDS) -> Certificate:
         """Certify ``weights`` as well as the time allows.
 
@@ -142,6 +146,7 @@ class DualSolver:
         status = CertificateStatus.CERTIFIED if run.is_certified() else run.open_status()
         return self._certificate(primal, rtol, status, run.stats, run.improving_branches())
 
+    @with_own_defaults
     def assess(self, weights: ParallelWeights, *, rtol: float) -> Certificate:
         """What the best bound says of ``weights``, without any new work on the bound.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_in, check_ndim, check_positive
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import CertificateScope, DualBound
 from torch_strongdual.errors import InvalidInputError, ShapeError, UnsupportedModelError
 from torch_strongdual.functional import path_penalty
@@ -76,6 +77,7 @@ class TrainingProblem:
         return cls.from_spec(spec, inputs, targets, loss=loss, path_decay=path_decay, penalty=penalty)
 
     @classmethod
+    @with_own_defaults
     def from_spec(
         cls, spec: BranchSpec, inputs: Tensor, targets: Tensor, *, loss: nn.Module, path_decay: float, penalty: str = "product"
     ) -> TrainingProblem:

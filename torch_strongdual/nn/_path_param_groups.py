@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from torch_strongdual._checks import check_in, check_non_negative
+from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.functional.path_penalty import PATH_PENALTIES
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
@@ -18,6 +19,7 @@ def path_param_groups(linears: Sequence[StackedLayer], path_decay: float, penalt
     """See :meth:`torch_strongdual.nn.parallel_net.ParallelNet.path_param_groups`."""
     check_non_negative("path_decay", path_decay)
     check_in("penalty", penalty, PATH_PENALTIES)
+    _check_leaves(linears)
     penalised: list[tuple[int, nn.Parameter]] = []
     free: list[nn.Parameter] = []
     for index, linear in enumerate(linears):
@@ -33,3 +35,15 @@ def path_param_groups(linears: Sequence[StackedLayer], path_decay: float, penalt
         "penalty": penalty,
     }
     return [group, {"params": free, "path_decay": 0.0}] if free else [group]
+
+
+def _check_leaves(linears: Sequence[StackedLayer]) -> None:
+    for number, linear in enumerate(linears):
+        for name, tensor in (("weight", linear.weight), ("bias", linear.bias)):
+            if tensor is not None and not isinstance(tensor, nn.Parameter):
+                raise UnsupportedModelError(
+                    f"The {name} of linear layer {number} (counted from 0) is computed from other parameters, by a "
+                    "parametrization or a pruning mask; expected a parameter, whose norm the optimizer can shrink. Make it "
+                    "permanent (`parametrize.remove_parametrizations`, `prune.remove`), or add `path_decay * "
+                    "net.path_penalty()` to the loss and use an optimizer of torch."
+                )

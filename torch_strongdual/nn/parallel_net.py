@@ -375,7 +375,7 @@ class ParallelNet(nn.Module):
 
         Raises:
             InvalidInputError: If ``path_decay`` is negative or not finite, or ``penalty`` unknown.
-            UnsupportedModelError: If it is ``"l2_path"`` and there are convolutions.
+            UnsupportedModelError: If it is ``"l2_path"`` and there are convolutions; if a weight is parametrized or masked.
         """
         self._check_penalty(penalty)
         return path_param_groups(self._linears, path_decay, penalty)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from torch_strongdual._checks import check_in, check_non_negative
-from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.functional import PATH_PENALTIES
 from torch_strongdual.optim._branch_structure import ADVICE, BranchStructure
 
@@ -71,6 +71,7 @@ class AbstractPathOptimizer(Optimizer):
 
         Raises:
             RuntimeError: If a gradient is sparse.
+            ShapeError: If branches were added or removed, and the state of the optimizer was not adapted.
         """
         loss = None
         if closure is not None:
@@ -79,6 +80,7 @@ class AbstractPathOptimizer(Optimizer):
         with torch.no_grad():
             for group in self.param_groups:
                 self._refuse_sparse(group)
+                self._refuse_stale_state(group)
                 if all(param.grad is None for param in group["params"]):
                     continue
                 if group["layer_index"] is None:
@@ -132,12 +134,25 @@ class AbstractPathOptimizer(Optimizer):
                     "dense gradients. Make the layer with sparse=False."
                 )
 
+    def _refuse_stale_state(self, group: dict[str, Any]) -> None:
+        for param in group["params"]:
+            state = self.state.get(param, {})
+            moment = state.get("exp_avg", state.get("momentum_buffer"))
+            if moment is not None and moment.shape != param.shape:
+                raise ShapeError(
+                    f"the state of a parameter has shape {tuple(moment.shape)} and the parameter {tuple(param.shape)}; "
+                    "expected the same. After branches were removed, index its tensors with what `prune_` returned; after "
+                    "they were added, append zeros; or drop it, by `optimizer.state.pop(parameter)`."
+                )
+
 
 def check_common_options(options: Mapping[str, Any]) -> None:
     """Check the options that all path optimizers have."""
     lr = options["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise InvalidInputError(f"`lr` is a tensor of shape {tuple(lr.shape)}; expected a number or a tensor with one element.")
+    if not hasattr(lr, "__float__"):  # strings have none, though float() takes them
+        raise InvalidInputError(f"`lr` is {lr!r}; expected a finite number >= 0.")
     check_non_negative("lr", float(lr))
     check_non_negative("path_decay", options["path_decay"])
     check_in("penalty", options["penalty"], PATH_PENALTIES)

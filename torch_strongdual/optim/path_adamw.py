@@ -132,7 +132,10 @@ class PathAdamW(AbstractPathOptimizer):
     def _check_options(self, options: Mapping[str, Any]) -> None:
         check_common_options(options)
         check_non_negative("eps", options["eps"])
-        for index, beta in enumerate(options["betas"]):
+        betas = options["betas"]
+        if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
+            raise InvalidInputError(f"`betas` is {betas!r}; expected two numbers in [0, 1).")
+        for index, beta in enumerate(betas):
             if not 0 <= beta < 1:
                 raise InvalidInputError(f"`betas[{index}]` is {beta!r}; expected a number in [0, 1).")
 

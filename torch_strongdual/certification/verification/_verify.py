@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_in, check_positive
+from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate, CertificateScope
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
@@ -33,6 +34,7 @@ FloatArray = NDArray[np.float64]
 _REFUTED, _UNVERIFIED = VerificationVerdict.REFUTED, VerificationVerdict.UNVERIFIED
 
 
+@with_own_defaults
 def verify_certificate(
     certificate: Certificate,
     model: nn.Module,
