@@ -13,6 +13,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.joint_dual import JointDual
 from torch_strongdual.certification.oracles import BoundRequest
+from torch_strongdual.certification.oracles._doubly_nonnegative.joint_proof import JointProof
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, boxes_pay
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -23,7 +24,8 @@ _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES = 0.3
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
-_SHORTEST, _SPLIT_FROM = 0.5, 2.0  # refinements for which there must be time, to begin one, and to split
+_SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
+_POLISH = 0.3  # time for better proofs of a point, in units of what the point took
 _PATIENCE = 25  # refinements that prove nothing better
 
 
@@ -57,6 +59,8 @@ class JointCandidate:
         self._problem = problem
         self._iterations: JointDual | None = None
         self._oracle_state: Any = None
+        self._candidate: Tensor | None = None
+        self._proof: JointProof | None = None
         self._proven = self._hoped = -math.inf
         self._best = self._before = -math.inf
         self._stalls = self._slow = 0
@@ -92,24 +96,38 @@ class JointCandidate:
             self._iterations = JointDual(self._problem)
         begin, left = deadline.elapsed, deadline.remaining
         if self._iterations.is_settled:
-            if left < _SHORTEST * self._seconds:
+            can_split = left > _SPLIT_FROM * self._seconds
+            if not can_split and (point := self._polished(deadline)) is not None:
+                return point
+            if deadline.remaining < _SHORTEST * self._seconds:
                 return None
-            split = self._lacks_parts(attainable) and left > _SPLIT_FROM * self._seconds
-            candidate = self._iterations.refine(split=split, deadline=deadline)
+            candidate = self._iterations.refine(split=can_split and self._lacks_parts(attainable), deadline=deadline)
         else:
             candidate = self._iterations.run(deadline=deadline.fraction(0.5), rtol=_SETTLED)
-        proof = self._iterations.proof()
-        if candidate is None or proof is None:
+        self._candidate, self._proof = candidate, self._iterations.proof()
+        if candidate is None or self._proof is None:
             self.is_spent = True
             return None
         if self._oracle_state is None:
-            self._oracle_state = proof.init(self._problem.spec, self._problem.inputs)
-        point = JointPoint(
-            candidate=candidate, bound=proof.bound(self._oracle_state, candidate, BoundRequest(deadline=deadline))
-        )
+            self._oracle_state = self._proof.init(self._problem.spec, self._problem.inputs)
+        spent, left = deadline.elapsed - begin, deadline.remaining
+        self._seconds = spent if self._iterations.is_settled else 0.0
+        point = self._proven_point(candidate, self._proof, deadline.fraction(min(1.0, _POLISH * spent / max(left, 1e-9))))
         self._learn(point)
-        self._seconds = deadline.elapsed - begin if self._iterations.is_settled else 0.0
         return point
+
+    def _polished(self, deadline: Deadline) -> JointPoint | None:
+        """The last point with a better proof, in what time is left; ``None`` if there is none."""
+        if self._candidate is None or self._proof is None or deadline.expired:
+            return None
+        before = self._proven
+        point = self._proven_point(self._candidate, self._proof, deadline)
+        self._learn(point)
+        return point if self._proven > before else None
+
+    def _proven_point(self, candidate: Tensor, proof: JointProof, deadline: Deadline) -> JointPoint:
+        request = BoundRequest(floor=self._problem.dual_norm_limit, deadline=deadline)
+        return JointPoint(candidate=candidate, bound=proof.bound(self._oracle_state, candidate, request))
 
     def _learn(self, point: JointPoint) -> None:
         self._proven = self._problem.scaled_bound(point.candidate, max(point.bound.upper, 1e-300)).value

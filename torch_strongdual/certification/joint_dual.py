@@ -22,7 +22,7 @@ from torch_strongdual.losses import HuberFamilyLoss
 
 __all__ = ["JointDual", "joint_dual_point"]
 
-_MEMORY = 1e9  # bytes for the moments of all parts
+_MEMORY = 1.5e9  # bytes for the moments of all parts
 _LOW_RANK_ROUNDS = 8  # between two proofs
 _FULL_ROWS = 300  # up to so many, bounds from low-rank factors are improved upon by eigendecompositions
 _MAX_ROWS = 1000  # a proof takes two eigendecompositions of their number

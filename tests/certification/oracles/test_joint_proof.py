@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +17,19 @@ from torch_strongdual.nn import BranchActivation, BranchSpec
 NUM_ROWS, RANK = 6, 3
 
 
-def proven(proof: JointProof, rows: np.ndarray, duals: np.ndarray, *, slope: float = 0.0) -> float:
+def proven(
+    proof: JointProof,
+    rows: np.ndarray,
+    duals: np.ndarray,
+    *,
+    slope: float = 0.0,
+    floor: float = 0.0,
+    seconds: float = math.inf,
+) -> float:
     spec = BranchSpec(widths=(rows.shape[1], 1, 1), activations=(BranchActivation(negative_slope=slope),))
     state = proof.init(spec, torch.from_numpy(rows))
-    return proof.bound(state, torch.from_numpy(duals)[:, None], BoundRequest(deadline=Deadline())).upper
+    request = BoundRequest(floor=floor, deadline=Deadline(seconds))
+    return proof.bound(state, torch.from_numpy(duals)[:, None], request).upper
 
 
 def random_leaves(generator: np.random.Generator, *, size: float) -> list[JointLeaf]:
@@ -72,3 +84,35 @@ class TestSoundness:
         weights = (duals * np.linalg.norm(rows, axis=1))[kept]
         upper = proven(JointProof(random_leaves(generator, size=1e-3), weights, kept), rows, duals)
         assert exact_dual_norm(rows, duals) * (1 - 1e-9) <= upper
+
+
+class TestBetterMultipliers:
+    @pytest.mark.parametrize("slope", [0.0, 0.3])
+    def test_tighter_with_time_and_never_below_the_truth(self, slope: float) -> None:
+        """From multipliers of zero and moments that fit nothing; the maximum itself is where it ends, splits included."""
+        generator = np.random.default_rng(7)
+        for _ in range(3):
+            rows, duals = generator.standard_normal((NUM_ROWS, RANK)), generator.standard_normal(NUM_ROWS)
+            truth = exact_dual_norm(rows, duals, slope=slope)
+            leaves = []
+            for leaf in random_leaves(generator, size=0.0):
+                factor = generator.standard_normal((1 + RANK + 2 * NUM_ROWS, 4))
+                leaves.append(dataclasses.replace(leaf, moments=torch.from_numpy(factor @ factor.T)))
+            proof = JointProof(leaves, duals * np.linalg.norm(rows, axis=1), np.ones(NUM_ROWS, dtype=bool))
+            at_once = proven(proof, rows, duals, slope=slope, seconds=0.0)
+            later = proven(proof, rows, duals, slope=slope, seconds=20.0)
+            assert at_once > 1.05 * truth
+            assert truth * (1 - 1e-9) <= later <= 1.01 * truth
+
+    def test_not_tighter_than_asked(self) -> None:
+        generator = np.random.default_rng(8)
+        rows, duals = generator.standard_normal((NUM_ROWS, RANK)), generator.standard_normal(NUM_ROWS)
+        length = 1 + RANK + 2 * NUM_ROWS
+        nothing, moments = np.zeros((length, length)), torch.eye(length, dtype=torch.float64)
+        signs = np.zeros(NUM_ROWS, dtype=np.int8)
+        leaves = [JointLeaf(sign=s, signs=signs, multipliers=nothing, moments=moments) for s in (1.0, -1.0)]
+        proof = JointProof(leaves, duals * np.linalg.norm(rows, axis=1), np.ones(NUM_ROWS, dtype=bool))
+        enough = 10.0 * exact_dual_norm(rows, duals)
+        assert proven(proof, rows, duals, floor=enough) <= enough
+        before = proven(proof, rows, duals, seconds=0.0)
+        assert proven(proof, rows, duals, floor=1.05 * before) == before

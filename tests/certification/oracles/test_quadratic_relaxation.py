@@ -26,7 +26,11 @@ from tests.references.quadratic_relaxation_sdp import quadratic_relaxation_value
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._quadratic import majorant_search
 from torch_strongdual.certification.oracles._quadratic.bilinear_majorant import bilinear_maximum
-from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import QuadraticMajorant
+from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import (
+    QuadraticMajorant,
+    secular_root,
+    secular_roots,
+)
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -199,3 +203,34 @@ class TestSeveralOutputs:
     def test_joint_majorant_of_a_linear_map_is_its_spectral_norm(self) -> None:
         problem = SphereProblem(rows=np.zeros((1, 2)), duals=np.ones((1, 2)), linear=np.diag([3.0, 4.0]))
         assert 4.0 <= bilinear_maximum(problem, deadline=Deadline()) <= 4.0 + 1e-12
+
+
+class TestSecularRoots:
+    def test_where_the_derivative_is_zero(self) -> None:
+        generator = np.random.default_rng(0)
+        for rank in range(1, 7):
+            for size in (1e-120, 1e-3, 1.0, 1e120):
+                curvature = size * generator.standard_normal((rank, rank))
+                curvature = curvature + curvature.T
+                slope = size * generator.standard_normal(rank)
+                level, offset = secular_root(curvature, slope)
+                gaps = level - np.linalg.eigvalsh(curvature)
+                parts = np.linalg.eigh(curvature)[1].T @ slope
+                assert (gaps > 0.0).all()
+                assert np.sum((0.5 * parts / gaps) ** 2) == pytest.approx(1.0, rel=1e-9)
+                assert offset == pytest.approx(float(np.sum(0.25 * parts**2 / gaps)), rel=1e-9)
+
+    def test_without_a_slope_just_above_the_largest_eigenvalue(self) -> None:
+        level, offset = secular_root(np.diag([1.0, -3.0]), np.zeros(2))
+        assert 1.0 < level < 1.0 + 1e-12
+        assert offset == 0.0
+        assert secular_root(np.zeros((2, 2)), np.zeros(2)) == (0.0, 0.0)
+
+    def test_many_at_once(self) -> None:
+        generator = np.random.default_rng(1)
+        curvatures, slopes = generator.standard_normal((5, 3, 3)), generator.standard_normal((5, 3))
+        curvatures = curvatures + curvatures.transpose(0, 2, 1)
+        slopes[2] = 0.0
+        found = np.array(secular_roots(curvatures, slopes))
+        for k in range(5):
+            np.testing.assert_allclose(found[:, k], secular_root(curvatures[k], slopes[k]), rtol=1e-12)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from torch_strongdual.certification.oracles._doubly_nonnegative.leaf_polish import PolishedLeaf
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper, safe_upper_of_products
@@ -60,17 +62,21 @@ class JointLeaf:
         sign: Of the output weights: 1 or -1.
         signs: Samples whose sign is decided there, as in :class:`Lift`, shape (n,).
         multipliers: Of the relaxation there, in the units of the solver; of shape (1 + r + 2 n, 1 + r + 2 n) if dense.
+        moments: Where the solver stands, of any size, same shape: with dense multipliers, they can then be improved.
     """
 
     sign: float
     signs: SignArray
     multipliers: FloatArray | ProductMultipliers
+    moments: Tensor | None = None
 
-    def upper(self, lift: Lift, factor: float) -> float:
-        """What the multipliers times ``factor`` prove of ``lift``."""
+    def scaled(self, lift: Lift, factor: float) -> PolishedLeaf:
+        """What the multipliers times ``factor`` prove of ``lift``, to be gone on with if there are moments."""
         if isinstance(self.multipliers, ProductMultipliers):
-            return safe_upper_of_products(lift, self.multipliers.scaled(factor))
-        return safe_upper(lift, factor * self.multipliers)
+            return PolishedLeaf(lift, safe_upper_of_products(lift, self.multipliers.scaled(factor)))
+        multipliers = factor * self.multipliers
+        upper = safe_upper(lift, multipliers)
+        return PolishedLeaf(lift, upper) if self.moments is None else PolishedLeaf.of(lift, upper, multipliers, self.moments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -28,6 +28,8 @@ FloatArray = NDArray[np.float64]
 
 _ITERATIONS = 20  # in a round
 _PENALTY_OF_SPLITS = 0.5  # of the penalty before: once split, bounds suffer more from multipliers than from moments
+_GROWTH = 0.5  # of the penalty with the number of parts: an exponent
+_EASING = 0.6  # of the penalty in a round without a split, for better multipliers
 _FIRST_PENALTY = 2.0  # after another solver, in units of the size of multipliers over that of moments
 _RELAXATION = 1.6
 
@@ -62,7 +64,7 @@ class JointSplitting(AbstractJointAscent):
         self._targets = torch.from_numpy(training.targets).to(device)
         zero = torch.zeros(lift.length, lift.length, dtype=torch.float64, device=device)
         self._parts = [self._part(sign, lift, zero, zero, zero[0]) for sign in (1.0, -1.0)]
-        self._bias, self._penalty = 0.0, 1.0
+        self._bias, self._penalty, self._base, self._is_fresh = 0.0, 1.0, 1.0, False
         self._dual_point = self._targets
         self.iterations = 0
 
@@ -80,7 +82,7 @@ class JointSplitting(AbstractJointAscent):
     @property
     def part_bytes(self) -> int:
         """See :meth:`AbstractJointAscent.part_bytes`."""
-        return 48 * len(self._parts[0].moments) ** 2
+        return 72 * len(self._parts[0].moments) ** 2
 
     @property
     def weights(self) -> FloatArray:
@@ -95,7 +97,8 @@ class JointSplitting(AbstractJointAscent):
             multipliers = -self._penalty * part.offsets
             multipliers[0] -= self._penalty * part.push
             multipliers[1:, 0] -= self._penalty * part.push[1:]
-            leaves.append(JointLeaf(sign=part.sign, signs=part.lift.signs, multipliers=multipliers.cpu().numpy()))
+            found = multipliers.cpu().numpy()
+            leaves.append(JointLeaf(sign=part.sign, signs=part.lift.signs, multipliers=found, moments=part.moments))
         return leaves
 
     @classmethod
@@ -119,6 +122,9 @@ class JointSplitting(AbstractJointAscent):
         before = self._dual_point
         if self.iterations and self.num_parts == 2:
             self.balance()
+        elif self.num_parts > 2 and not self._is_fresh:
+            self.scale_penalty(max(_EASING, self._base / self._penalty))
+        self._is_fresh = False
         try:
             for _ in range(_ITERATIONS):
                 if is_over():
@@ -167,7 +173,7 @@ class JointSplitting(AbstractJointAscent):
     def split(self, number: int) -> None:
         """See :meth:`AbstractJointAscent.split`."""
         if self.num_parts == 2:
-            self.scale_penalty(_PENALTY_OF_SPLITS)
+            self._base = _PENALTY_OF_SPLITS * self._penalty
         choices = sorted(((*self._widest_sample(part), k) for k, part in enumerate(self._parts)), reverse=True)
         chosen = {k: sample for score, sample, k in choices[:number] if score > 0.0}
         parts = []
@@ -179,7 +185,9 @@ class JointSplitting(AbstractJointAscent):
             for sign, moments in zip((1, -1), halves, strict=True):
                 lift = part.lift.with_sign(chosen[k], sign)
                 parts.append(self._part(part.sign, lift, moments, part.offsets, part.push))
-        self._parts = parts
+        self._parts, self._is_fresh = parts, True
+        # Moments of more parts are smaller.
+        self.scale_penalty(self._base * (len(parts) / 2.0) ** _GROWTH / self._penalty)
 
     def _part(self, sign: float, lift: Lift, moments: Tensor, offsets: Tensor, push: Tensor) -> _Part:
         face = SemidefiniteFace(lift, device=self._device)

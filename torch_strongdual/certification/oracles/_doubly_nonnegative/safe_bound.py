@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.reduced_form import AbstractForm, DenseForm, SparseForm
-from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import secular_root
+from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import secular_roots
 from torch_strongdual.certification.oracles._verified_psd import gamma, semidefinite_shift
 
 __all__ = ["safe_upper", "safe_upper_of_products"]
@@ -21,7 +20,7 @@ FloatArray = NDArray[np.float64]
 
 _STEPS = np.geomspace(1e-9, 1.0, 10)  # of the price of z_i s_i above the least possible one, in units of the largest eigenvalue
 _AROUND = np.array([0.9, 0.98, 1.0, 1.02, 1.1])
-_SECTIONS = 10
+_ZOOMS, _BETWEEN = 2, 9  # finer looks around the best, of so many prices each
 
 
 def safe_upper(lift: Lift, multipliers: FloatArray) -> float:
@@ -104,47 +103,42 @@ def _best_levels(lift: Lift, reduced: FloatArray) -> _Levels:
     Schur complement on (1, u); the best a and b solve a secular equation.
     """
     first = 1 + lift.rank
+    corner = reduced[:first, :first]
     if len(reduced) == first:
-        return _levels_of(reduced, 0.0)
+        return _levels_of(corner[None], np.zeros(1))[0]
     eigenvalues, vectors = np.linalg.eigh(reduced[first:, first:])
     cross = vectors.T @ reduced[first:, :first]
     tilt = np.zeros_like(cross)
     tilt[:, 1:] = 0.5 * (vectors.T @ lift.rows[lift.signs == 0])
     scale = max(float(np.abs(eigenvalues).max()), 1e-3 * float(np.abs(reduced).max()), 1e-100)
 
-    def levels_at(step: float) -> _Levels:
-        price = float(eigenvalues[-1]) + step * scale
-        mixed = cross + price * tilt
-        schur = reduced[:first, :first] + mixed.T @ (mixed / (price - eigenvalues)[:, None])
-        return _levels_of(schur, price)
+    def levels_at(steps: FloatArray) -> list[_Levels]:
+        prices = float(eigenvalues[-1]) + steps * scale
+        mixed = cross + prices[:, None, None] * tilt
+        return _levels_of(corner + mixed.transpose(0, 2, 1) @ (mixed / (prices[:, None] - eigenvalues)[:, :, None]), prices)
 
     # Good multipliers leave nothing to gain: c near 0 is tried, too.
     near_zero = -float(eigenvalues[-1]) / scale
     steps = np.sort([*_STEPS, *(near_zero * _AROUND if near_zero > 0.0 else [])])
-    tried = [levels_at(float(step)) for step in steps]
-    best = int(np.argmin([levels.total for levels in tried]))
-    edges = float(steps[max(best - 1, 0)]), float(steps[min(best + 1, len(steps) - 1)])
-    return min(tried[best], _least_convex(levels_at, *edges), key=lambda levels: levels.total)
+    found = levels_at(steps)
+    best = found[_least(found)]
+    for _ in range(_ZOOMS):  # a + b is convex in c
+        k = _least(found)
+        steps = np.geomspace(steps[max(k - 1, 0)], steps[min(k + 1, len(steps) - 1)], _BETWEEN)
+        found = levels_at(steps)
+        best = min(best, found[_least(found)], key=lambda levels: levels.total)
+    return best
 
 
-def _least_convex(levels_at: Callable[[float], _Levels], low: float, high: float) -> _Levels:
-    """Golden section: a + b is convex in c."""
-    ratio = 0.5 * (math.sqrt(5.0) - 1.0)
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = levels_at(left), levels_at(right)
-    for _ in range(_SECTIONS):
-        if at_left.total <= at_right.total:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = levels_at(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = levels_at(right)
-    return min(at_left, at_right, key=lambda levels: levels.total)
+def _least(levels: list[_Levels]) -> int:
+    return int(np.argmin([each.total for each in levels]))
 
 
-def _levels_of(schur: FloatArray, price: float) -> _Levels:
-    r"""Least a + b with :math:`\operatorname{diag}(a, bI) \succeq T`."""
-    curvature, rest = secular_root(schur[1:, 1:], 2.0 * schur[0, 1:])
-    return _Levels(constant=float(schur[0, 0]) + rest, curvature=curvature, price=price)
+def _levels_of(schurs: FloatArray, prices: FloatArray) -> list[_Levels]:
+    r"""Least a + b with :math:`\operatorname{diag}(a, bI) \succeq T`, for each T, shape (m, 1 + r, 1 + r)."""
+    curvatures, rests = secular_roots(schurs[:, 1:, 1:], 2.0 * schurs[:, 0, 1:])
+    constants = schurs[:, 0, 0] + rests
+    return [
+        _Levels(constant=float(constant), curvature=float(curvature), price=float(price))
+        for constant, curvature, price in zip(constants, curvatures, prices, strict=True)
+    ]

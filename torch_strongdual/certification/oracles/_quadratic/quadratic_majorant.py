@@ -12,9 +12,11 @@ from torch_strongdual.certification.oracles._verified_psd import gamma, semidefi
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
-__all__ = ["QuadraticMajorant", "secular_root"]
+__all__ = ["QuadraticMajorant", "secular_root", "secular_roots"]
 
 FloatArray = NDArray[np.float64]
+
+_NEWTON_STEPS = 30  # to the last digits mostly in five
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,19 +99,38 @@ class QuadraticMajorant:
 
 def secular_root(curvature: FloatArray, slope: FloatArray) -> tuple[float, float]:
     r"""Approximate minimiser s of :math:`s + b'(sI - A)^{-1}b/4` over :math:`s > \lambda_{max}(A)`, and the second term."""
-    eigenvalues, vectors = np.linalg.eigh(curvature)
-    squares = (vectors.T @ slope) ** 2
-    top, length = float(eigenvalues[-1]), math.sqrt(float(squares.sum()))
-    scale = max(length, float(np.abs(eigenvalues).max()))
-    if scale == 0.0:
-        return 0.0, 0.0
-    low, high = top + 1e-14 * scale, top + max(0.5 * length, 1e-14 * scale)
-    for _ in range(100):  # the derivative 1 - sum squares / (4 (s - eigenvalue)^2) is increasing; its root is at most `high`
-        middle = 0.5 * (low + high)
-        if float(np.sum(squares / (4.0 * (middle - eigenvalues) ** 2))) > 1.0:
-            low = middle
-        else:
-            high = middle
-        if high - low <= 1e-15 * scale:
+    levels, offsets = secular_roots(curvature[None], slope[None])
+    return float(levels[0]), float(offsets[0])
+
+
+def secular_roots(curvatures: FloatArray, slopes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    r"""The same for many problems at once, each s above the largest eigenvalue.
+
+    With :math:`f(s) = \sum_i b_i^2 / (4 (s - \lambda_i)^2)` the minimiser has f = 1. :math:`f^{-1/2}` is concave, and so
+    Newton's method, begun where the largest single term of f is 1, approaches the root from below.
+
+    Args:
+        curvatures: A, symmetric, shape (m, r, r).
+        slopes: b, shape (m, r).
+
+    Returns:
+        s and the second terms, shape (m,) each.
+    """
+    eigenvalues, vectors = np.linalg.eigh(curvatures)
+    parts = np.abs(np.einsum("mij,mi->mj", vectors, slopes))
+    scale = np.maximum(np.linalg.norm(parts, axis=1), np.abs(eigenvalues).max(axis=1))
+    least = eigenvalues[:, -1] + 1e-14 * scale
+    units = np.where(scale > 0.0, scale, 1.0)[:, None]
+    squares, values = (0.5 * parts / units) ** 2, eigenvalues / units
+    levels = np.maximum(least, (eigenvalues + 0.5 * parts).max(axis=1)) / units[:, 0]
+    for _ in range(_NEWTON_STEPS):
+        gaps = np.maximum(levels[:, None] - values, 1e-15)
+        terms = squares / gaps**2
+        sums = terms.sum(axis=1)
+        falls = 2.0 * (terms / gaps).sum(axis=1)
+        steps = np.where(falls > 0.0, 2.0 * (np.sqrt(sums) - 1.0) * sums / np.where(falls > 0.0, falls, 1.0), 0.0)
+        levels = np.maximum(levels + steps, least / units[:, 0])
+        if (np.abs(steps) <= 1e-14).all():
             break
-    return high, float(np.sum(squares / (4.0 * (high - eigenvalues))))
+    gaps = np.maximum(levels[:, None] - values, 1e-15)
+    return levels * units[:, 0], (squares / gaps).sum(axis=1) * units[:, 0]

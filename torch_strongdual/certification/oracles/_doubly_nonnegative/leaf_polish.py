@@ -1,0 +1,119 @@
+"""More accurate multipliers for the parts of the sphere whose bounds are the largest, the dual point staying as it is."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting, SplittingPoint
+
+__all__ = ["LeafPolish", "PolishedLeaf"]
+
+FloatArray = NDArray[np.float64]
+
+_FIRST_PENALTY = 0.05  # less than a start from nothing has: these multipliers are better than the moments
+_TIGHT = 5e-4  # a bound this close to what is attained is good enough, relatively
+_PATIENCE, _LITTLE = 4, 1e-3  # so many rounds of one part that lower its bound by less than this, relatively
+
+
+class PolishedLeaf:
+    """A part of the sphere with the best that is proven of it.
+
+    Args:
+        lift: In units in which its weights have norm about one.
+        upper: Proven, in these units.
+        start: What to go on from; ``None`` where that is not possible.
+    """
+
+    def __init__(self, lift: Lift, upper: float, start: SplittingPoint | None = None) -> None:
+        self.upper, self.attained = upper, 0.0
+        self._lift, self._start = lift, start
+        self._ascent: Splitting | None = None
+        self._uppers = [upper]
+
+    @classmethod
+    def of(cls, lift: Lift, upper: float, multipliers: FloatArray, moments: Tensor) -> PolishedLeaf:
+        """Start from multipliers, in the units of ``lift``, and moments of any size, shape (1 + r + 2 n, 1 + r + 2 n) each."""
+        size = float(moments[0, 0])
+        if not size > 0.0:
+            return cls(lift, upper)
+        prices = torch.from_numpy(-multipliers - lift.objective).to(moments.device)
+        return cls(lift, upper, SplittingPoint(moments=moments / size, prices=prices, penalty=_FIRST_PENALTY))
+
+    def advance(self, is_over: Callable[[], bool]) -> bool:
+        """A round of iterations and the bound that follows; ``False`` where nothing more can be hoped for."""
+        if self._start is None or self._is_slow():
+            return False
+        if self._ascent is None:
+            self._ascent = Splitting(self._lift, device=self._start.moments.device, start=self._start)
+        if not self._ascent.advance(is_over):
+            return False
+        self.upper = min(self.upper, self._ascent.upper())
+        self._uppers.append(self.upper)
+        self._learn(self._ascent.means[1 : 1 + self._lift.rank])
+        return True
+
+    def _learn(self, direction: FloatArray) -> None:
+        """The value where the relaxation has its mean: no bound can be below it (used for effort only)."""
+        norm = float(np.linalg.norm(direction))
+        if norm > 0.0:
+            heights = np.maximum(self._lift.rows @ direction, 0.0)
+            value = float(self._lift.linear @ direction + self._lift.weights @ heights) / norm
+            self.attained = max(self.attained, value)
+
+    def _is_slow(self) -> bool:
+        return len(self._uppers) > _PATIENCE and self._uppers[-1] > (1.0 - _LITTLE) * self._uppers[-1 - _PATIENCE]
+
+    def halves(self) -> list[PolishedLeaf]:
+        """The two parts after a split at the sign of a sample; none where that is not possible."""
+        is_open = self._lift.signs == 0
+        if self._ascent is None or not is_open.any():
+            return []
+        means = self._ascent.means
+        scores = np.abs(self._lift.weights) * np.minimum(means[self._lift.active], means[self._lift.inactive])
+        sample = int(np.argmax(np.where(is_open, scores, -np.inf)))
+        return [PolishedLeaf(self._lift.with_sign(sample, sign), self.upper, self._ascent.point) for sign in (1, -1)]
+
+
+class LeafPolish:
+    """Works on whichever part has the largest bound, for only that one matters.
+
+    Once split, all parts are iterated upon together while the dual point moves, and the bounds of a few lag behind the others.
+    A part whose bound does not come down any more is split again.
+
+    Args:
+        leaves: All parts.
+    """
+
+    def __init__(self, leaves: Sequence[PolishedLeaf]) -> None:
+        self._queue: list[tuple[float, int, PolishedLeaf]] = []
+        self._pushed, self._attained = 0, 0.0
+        for leaf in leaves:
+            self._push(leaf)
+
+    def _push(self, leaf: PolishedLeaf) -> None:
+        self._pushed += 1
+        heapq.heappush(self._queue, (-leaf.upper, self._pushed, leaf))
+
+    @property
+    def upper(self) -> float:
+        """The largest bound; zero without parts."""
+        return max(0.0, -self._queue[0][0]) if self._queue else 0.0
+
+    def run(self, goal: float, is_over: Callable[[], bool]) -> None:
+        """Go on until all bounds are at most ``goal``, until the largest cannot be lowered, or until time ``is_over``."""
+        while self.upper > max(goal, (1.0 + _TIGHT) * self._attained) and not is_over():
+            leaf = self._queue[0][2]
+            found = [leaf] if leaf.advance(is_over) else leaf.halves()
+            self._attained = max(self._attained, leaf.attained)
+            if not found:
+                return
+            heapq.heappop(self._queue)
+            for part in found:
+                self._push(part)
