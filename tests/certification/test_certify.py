@@ -376,9 +376,11 @@ def test_time_budget_is_kept(monkeypatch: pytest.MonkeyPatch, make_net: Callable
     inputs = torch.randn(200, 12, generator=generator, dtype=torch.float64)
     targets = torch.randn(200, 1, generator=generator, dtype=torch.float64)
     model = make_net()
-    call(inputs=inputs, targets=targets, model=model, time_budget=1e-3, path_decay=1e-3)  # compiles
+    hurried = call(inputs=inputs, targets=targets, model=model, time_budget=1e-3, path_decay=1e-3)  # compiles
+    assert hurried.status is CertificateStatus.BUDGET_EXHAUSTED
     certificate = call(inputs=inputs, targets=targets, model=model, time_budget=1.0, path_decay=1e-3)
-    assert certificate.status is CertificateStatus.BUDGET_EXHAUSTED
+    # A fast machine sees within a second that the network, not the bound, is what keeps the gap open.
+    assert certificate.status in (CertificateStatus.BUDGET_EXHAUSTED, CertificateStatus.GAP_OPEN)
     assert certificate.stats["seconds"] < 1.1 + 1.0  # type: ignore[operator]  # and one oracle chunk, with room to spare
     assert math.isfinite(certificate.dual_bound)
 

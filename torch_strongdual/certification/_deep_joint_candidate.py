@@ -23,7 +23,7 @@ __all__ = ["DeepJointCandidate"]
 
 _MAX_ROWS = 1500
 _MAX_ACTIVATIONS = 3  # beyond, leaky ones have many functionals
-_SETTLED = 1e-3
+_SETTLED, _CLOSE = 1e-3, 2e-3  # progress, and distance from what can be reached, relative to the value
 _PATIENCE = 4
 _RTOL = 5e-3
 
@@ -47,6 +47,7 @@ class DeepJointCandidate:
         self._proven_value = -math.inf
         self._point: Tensor | None = None
         self._upper = math.inf
+        self._is_unfinished = False  # the proof of the last point
         #: Whether there is nothing to offer, or no more.
         self.is_spent = not self.supports(problem)
 
@@ -69,7 +70,7 @@ class DeepJointCandidate:
     def next_point(
         self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
     ) -> JointPoint | None:
-        """Iterate until the point settles or the time is up, and prove it; then prove more of it.
+        """Iterate until the point settles or the time is up, and prove it; then prove more of it, then iterate again.
 
         Returns ``None`` if there is nothing to offer any more, or no time.
 
@@ -86,15 +87,18 @@ class DeepJointCandidate:
         oracle, state = chosen.oracle, chosen.state
         if self._iterations is None:
             self._iterations = self._begun(oracle, state, near)
-        is_new = self._iterations is not None and self._iterated(self._iterations, state, deadline.fraction(0.8))
+        is_new = False
+        if self._iterations is not None and not self._is_unfinished:
+            is_new = self._iterated(self._iterations, state, deadline.fraction(0.8))
         if self._iterations is not None and is_new:
             self._point = self._proposed(self._iterations, oracle, state)
         if self._point is None or (deadline.expired and not is_new):
             self.is_spent = not deadline.expired
             return None
         bound = oracle.bound(state, self._point, BoundRequest(rtol=_RTOL, deadline=deadline))
+        was_unfinished, self._is_unfinished = self._is_unfinished, deadline.expired
         if not is_new and not bound.upper < self._upper:  # the same point, more cases
-            self.is_spent = True
+            self.is_spent, self._is_unfinished = not was_unfinished, False
             return None
         self._upper = bound.upper
         return JointPoint(candidate=self._point, bound=bound)
@@ -133,7 +137,7 @@ class DeepJointCandidate:
             value = -math.inf if best is None else best.value
             stalls = 0 if value > before + _SETTLED * abs(value) else stalls + 1
             before = max(value, before)
-            if iterations.hoped - value <= _SETTLED * abs(value):
+            if iterations.hoped - value <= _CLOSE * abs(value):
                 break
         return iterations.best is not None and iterations.best.value > self._proven_value
 
