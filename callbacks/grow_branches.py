@@ -74,10 +74,11 @@ class GrowBranches(Callback):
 
     Raises:
         MisconfigurationException: If an argument is out of its range; when the fit starts, if there is no CertifyOptimality
-            callback before this one, the network is no ParallelNet, or what an optimizer or an option of DDP keeps cannot
-            follow the branches (LBFGS, ZeroRedundancyOptimizer; ``static_graph``, ``mixed_precision``,
-            ``delay_all_reduce_named_params``, ``ddp_comm_state``), or if DDP forks or spawns its processes (``"ddp_fork"``,
-            ``"ddp_notebook"``, ``"ddp_spawn"``), whose caller gets weights back into a network that has not grown.
+            callback before this one, the network is no ParallelNet, or what an optimizer, another callback or an option of
+            DDP keeps cannot follow the branches (LBFGS, ZeroRedundancyOptimizer; StochasticWeightAveraging,
+            WeightAveraging; ``static_graph``, ``mixed_precision``, ``delay_all_reduce_named_params``, ``ddp_comm_state``), or
+            if DDP forks or spawns its processes (``"ddp_fork"``, ``"ddp_notebook"``, ``"ddp_spawn"``), whose caller gets
+            weights back into a network that has not grown.
 
     Example:
         >>> import warnings
@@ -139,6 +140,7 @@ class GrowBranches(Callback):
                     "optimizer, such as PathAdamW."
                 )
         check_buckets_can_grow(trainer.strategy, trainer.optimizers)
+        self._check_averages(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -173,6 +175,16 @@ class GrowBranches(Callback):
         if self._resizing is not None:
             self._resizing.remove()
             self._resizing = None
+
+    def _check_averages(self, trainer: pl.Trainer) -> None:
+        """Copies of the network that other callbacks average cannot follow; some of them came after Lightning 2.5."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            names = {kind.__name__ for kind in type(callback).__mro__}
+            if names & {"StochasticWeightAveraging", "WeightAveraging"}:
+                raise MisconfigurationException(
+                    f"{type(callback).__name__} averages weights with a copy of the network, which has the branches training "
+                    "began with; use it without GrowBranches, in a fit that follows."
+                )
 
     def _certifier(self, trainer: pl.Trainer) -> CertifyOptimality:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it, and does not declare it

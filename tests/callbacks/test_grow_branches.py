@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -281,6 +282,11 @@ class TestRefusals:
         module = Regression(make_optimizer=lambda net: torch.optim.LBFGS(net.parameters()))
         with pytest.raises(MisconfigurationException, match="LBFGS"):
             self.fit(tmp_path, module, CertifyOptimality(path_decay=0.1), GrowBranches(4))
+
+    def test_averages_of_weights(self, tmp_path: Path) -> None:
+        averages = StochasticWeightAveraging(swa_lrs=0.01)
+        with pytest.raises(MisconfigurationException, match="StochasticWeightAveraging averages weights"):
+            self.fit(tmp_path, Regression(), CertifyOptimality(), GrowBranches(4), averages)
 
     @pytest.mark.parametrize("option", ["static_graph", "mixed_precision", "delay_all_reduce_named_params", "ddp_comm_state"])
     def test_options_of_ddp(self, option: str) -> None:

@@ -123,6 +123,15 @@ def test_constants_are_declared() -> None:
             setattr(metric, name, True)
 
 
+def test_it_is_drawn_as_other_metrics_are() -> None:
+    pytest.importorskip("matplotlib")
+    metric = DualityGap(make_net(), **OPTIONS)
+    metric.update(*make_data())
+    _, axes = metric.plot()
+    assert len(axes.get_lines()) >= 1
+    metric.plot([torch.tensor(0.5), torch.tensor(0.1)])
+
+
 def test_reset_forgets() -> None:
     metric = filled()
     metric.compute()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
 from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.metrics._shared_module import SharedModule
 from torch_strongdual.nn import branch_spec_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["DualityGap"]
 
@@ -144,6 +148,18 @@ class DualityGap(Metric):
         )
         device = "cpu" if inputs.device.type == "mps" else inputs.device  # which has no float64
         return torch.tensor(self._certificate.relative_gap, dtype=torch.float64, device=device)
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> Any:
+        """Draw one gap, or several in a row, as other metrics of torchmetrics do (needs matplotlib).
+
+        Args:
+            val: What :meth:`compute` or ``forward`` gave, or a sequence of such; ``None`` computes it.
+            ax: Where to draw; a new figure if ``None``.
+
+        Returns:
+            Figure and axes.
+        """
+        return self._plot(val, ax)
 
     def reset(self) -> None:
         """Forget all samples, and the certificate."""
