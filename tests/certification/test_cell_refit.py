@@ -106,6 +106,19 @@ def test_without_time_or_branches_nothing_changes() -> None:
     assert refitted_in_cells(problem, patterns, nothing, rtol=1e-9, deadline=Deadline(0.0)) is patterns
 
 
+def test_a_step_may_leave_the_output_bias_only() -> None:
+    """As where all inputs are zero: no pattern is left then, and the bias is the answer."""
+    targets = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    problem = problem_of(torch.zeros(2, 2, dtype=torch.float64), targets, nn.MSELoss(), 0.3, bias=True)
+    branch = WorkingBranches(
+        weights=(torch.ones(1, 1, 2, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)),
+        gates=None,
+        output_bias=torch.zeros(1, dtype=torch.float64),
+    )
+    found = refitted_in_cells(problem, branch, none_of(branch), rtol=1e-9, deadline=Deadline())
+    assert found.objective(problem) == pytest.approx(1.0)
+
+
 def test_the_cone_program_has_the_closed_form_of_one_group() -> None:
     """``min |a - y|^2 / 2 + t |a|`` over a half-plane: project, then shrink."""
     normals = np.array([[1.0, 0.0], [0.0, 1.0]])

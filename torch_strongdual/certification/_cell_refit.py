@@ -64,7 +64,7 @@ def refitted_in_cells(
     offered = branches.kept(slice(0)) if _is_quadratic(problem) else branches.joined(extra)
     best, value = branches, branches.objective(problem)
     for _ in range(_NEWTON_STEPS if _is_quadratic(problem) else 3 * _NEWTON_STEPS):
-        if deadline.expired:
+        if deadline.expired or cells.number == 0:  # the last step may have left the output bias only
             break
         moved = cells.moved(problem)
         if moved is None:
