@@ -107,7 +107,7 @@ class TestAuto:
         num_samples = _chunk_size._LARGE_BYTES // (64 * 16 * 4)
         assert self.chosen(num_samples) is None
         assert self.chosen(0) is None
-        assert self.chosen(num_samples + 1) == _chunk_size._CHUNK_BYTES // (16 * 4 * (num_samples + 1)) == 15
+        assert self.chosen(num_samples + 1) == _chunk_size._CHUNK_BYTES // (16 * 4 * (num_samples + 1)) == 42
 
     def test_one_branch_at_least(self) -> None:
         assert self.chosen(300_000) == 1
@@ -122,7 +122,7 @@ class TestAuto:
         layers = nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
         net = ParallelNet(*layers, num_branches=64)
         inputs = torch.empty(256, 1, 28, 29)
-        expected = _chunk_size._CONVOLVED_CHUNK_BYTES // (256 * 14 * 15 * 4 * 4)
+        expected = _chunk_size._CHUNK_BYTES // (256 * 14 * 15 * 4 * 4)
         assert branches_at_a_time("auto", inputs, net._linears, recompute=False) == expected
 
     @pytest.mark.parametrize("recompute", [False, True])

@@ -55,9 +55,8 @@ class ParallelNet(nn.Module):
         *layers: The layers of a branch, or one OrderedDict of them.
         num_branches: Number of branches, at least one.
         chunk_size: Evaluate this many branches at a time, through the whole depth; ``None``: all at once. The result is the
-            same up to rounding. ``"auto"``: on a CPU, chunks of 8 MiB once the largest activation of all branches is above
-            32 MiB, where they are up to twice as fast (convolutions: 4 and 6 MiB); all at once otherwise, and under
-            :func:`torch.compile`.
+            same up to rounding. ``"auto"``: on a CPU, chunks of 4 MiB once the largest activation of all branches is above
+            6 MiB, where they are up to twice as fast; all at once otherwise, and under :func:`torch.compile`.
         recompute: Keep no activations for the backward pass but compute them again, so that those of one chunk only are in
             memory, for about a third more time. (Inside :mod:`torch.func` transforms, which do not support it, they are kept.)
         device: Where the parameters live; that of the layers if ``None``.
