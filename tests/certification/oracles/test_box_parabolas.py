@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from tests._compiled_entry import callable_part
 from torch_strongdual.certification.oracles._boxes._parabolas_kernel import answer_negative, answer_positive
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import inherit_law, quadratic_excess
-from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes
+from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes, fill_lanes_by_sign
 from torch_strongdual.certification.oracles._boxes.scratch import CellScratch
 
 FloatArray = NDArray[np.float64]
 
 _inherit_law, _fill_lanes, _quadratic_excess = (callable_part(part) for part in (inherit_law, fill_lanes, quadratic_excess))
+_fill_lanes_by_sign = callable_part(fill_lanes_by_sign)
 positive_answers, negative_answers = callable_part(answer_positive), callable_part(answer_negative)
 
 
@@ -37,9 +38,9 @@ def excess_of(rows: FloatArray, duals: FloatArray, centre: FloatArray, width: Fl
         duals[undecided],
         middle[undecided],
         reach[undecided],
+        int((duals[undecided] > 0.0).sum()),
         scratch.near,
         scratch.single,
-        scratch.places,
     )
     return float(
         _quadratic_excess(
@@ -148,3 +149,26 @@ def test_bounds_hold_where_single_precision_underflows() -> None:
             values = float(np.maximum(rows @ centre, 0.0) @ duals / np.linalg.norm(centre))
             excess = excess_of(rows, duals, centre, width, values * (1 - 1e-9) if values > 0 else values * (1 + 1e-9) - 1e-9)
             assert not excess <= 0.0
+
+
+@pytest.mark.parametrize(("positive", "others"), [(0, 5), (5, 0), (32, 33), (70, 1)])
+def test_lanes_are_filled_alike_from_sorted_and_from_mixed_rows(positive: int, others: int) -> None:
+    generator = np.random.default_rng(positive)
+    count = positive + others
+    rows = generator.standard_normal((count, 3))
+    duals = np.concatenate([generator.uniform(0.1, 1.0, positive), -generator.uniform(0.1, 1.0, others)])
+    middle, reach = generator.standard_normal(count), generator.uniform(1.0, 2.0, count)
+    scratch, mixed = CellScratch.of(3, count), CellScratch.of(3, count)
+    every = np.arange(count, dtype=np.uint32)
+    found = _fill_lanes(rows.astype(np.float32), every, duals, middle, reach, positive, scratch.near, scratch.single)
+    # Each sign in its order, the two mingled
+    order = np.argsort(np.where(duals > 0.0, every, every - positive) + 0.5 * (duals <= 0.0), kind="stable")
+    gathered, places = np.ascontiguousarray(rows[order].T), np.zeros(count, dtype=np.uint32)
+    values = duals[order], middle[order], reach[order]
+    assert _fill_lanes_by_sign(gathered, *values, mixed.near, mixed.single, places) == found
+    start, size = found
+    assert start % 32 == size % 32 == 0
+    assert np.array_equal(scratch.near[:, :size], mixed.near[:, :size])
+    assert np.array_equal(scratch.single[:, :size], mixed.single[:, :size])
+    assert (scratch.single[0, :size] > 0.0).sum() == positive
+    assert not scratch.near[:, positive:start].any()

@@ -33,6 +33,8 @@ ARENA_FULL = 4
 # Positions in the array of counters.
 LEVEL, FACE, CELLS, LAST_FACE = 0, 1, 2, 3
 
+_NONE, _ONE = np.uint64(0), np.uint64(1)
+
 
 @part
 def largest_over_box(const, slope, centre, width, bound, enough, work):  # type: ignore[no-untyped-def]
@@ -122,20 +124,25 @@ def settle(level, k, step, columns, index, middle, reach, offset, count, over): 
     else:
         start = offset[level - 1]
         size = count[level - 1]
-    kept = 0
-    ahead = 0
+    # Numbers without a sign, since every index with one is first checked for being counted from the end.
+    kept = _NONE
+    ahead = _NONE
+    rows = index[start : start + size]
+    values = middle[start : start + size]
+    ranges = reach[start : start + size]
+    kept_rows, kept_values, kept_ranges = index[base:], middle[base:], reach[base:]
     for j in range(size):
         # Every row is written, but the next one takes its place if it is decided: there is nothing to mispredict.
-        i = index[start + j]
+        i = rows[j]
         x = column[i]
-        t = middle[start + j] + step * x
-        rho = reach[start + j] - half * abs(x)
-        index[base + kept] = i
-        middle[base + kept] = t
-        reach[base + kept] = rho
+        t = values[j] + step * x
+        rho = ranges[j] - half * abs(x)
+        kept_rows[kept] = i
+        kept_values[kept] = t
+        kept_ranges[kept] = rho
         over[ahead] = i
         is_over = t >= rho
-        ahead += 1 if is_over else 0
-        kept += 1 if (not is_over) & (t > -rho) else 0
+        ahead += _ONE if is_over else _NONE
+        kept += _ONE if (not is_over) & (t > -rho) else _NONE
     count[level] = kept
     return ahead

@@ -7,65 +7,96 @@ import numpy as np
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
 from torch_strongdual.certification.oracles._boxes.scratch import LANES
 
-__all__ = ["fill_lanes", "gather_points", "row_moments", "row_sums"]
+__all__ = ["fill_lanes", "fill_lanes_by_sign", "gather_points", "row_moments", "row_sums"]
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_PASSED, _COUNTED = np.uint64(0), np.uint64(1)
 _LEAST = 1e-12  # shorter ranges are taken for as long: their squares are far from underflow then
 
 
 @part
-def gather_points(points, index, near):  # type: ignore[no-untyped-def]
-    """Coordinates of the rows ``index`` of ``points`` (n, rank), one after the other in ``near`` (rank, at least as many)."""
+def gather_points(points, index, near, start):  # type: ignore[no-untyped-def]
+    """Coordinates of the rows ``index`` of ``points`` (n, rank), one after the other in ``near`` from ``start`` on."""
     last = points.shape[1] - 1
-    for k in range(0, last + 1, 4):
-        k1, k2, k3 = min(k + 1, last), min(k + 2, last), min(k + 3, last)
-        x0, x1, x2, x3 = near[k], near[k1], near[k2], near[k3]
+    end = start + index.shape[0]
+    for k in range(0, last + 1, 2):  # of each row: stores are what takes time
+        after = min(k + 1, last)
+        x0, x1 = near[k, start:end], near[after, start:end]
         for s in range(index.shape[0]):
             i = index[s]
-            x0[s], x1[s], x2[s], x3[s] = points[i, k], points[i, k1], points[i, k2], points[i, k3]
+            x0[s], x1[s] = points[i, k], points[i, after]
 
 
 @part
-def fill_lanes(points, index, lams, middle, reach, near, single, places):  # type: ignore[no-untyped-def]
-    """Bring the undecided rows ``index`` to single precision, positive duals first, each sign filled up to whole vectors.
+def fill_lanes(points, index, lams, middle, reach, positive, near, single):  # type: ignore[no-untyped-def]
+    """Bring the undecided rows ``index`` to single precision, each sign filled up to whole vectors.
 
     What is left over of a loop in vectors is done row by row and takes longest, so rows are added that count for nothing.
-    ``points`` (n, rank) are all rows; ``near`` (rank, size) receives the coordinates, ``single`` duals, values at the centre
-    and ranges. Returns how many rows with a positive dual there are, and how many in all.
+    The first ``positive`` rows have positive duals. ``points`` (n, rank) are all rows; ``near`` (rank, size) receives the
+    coordinates, ``single`` duals, values at the centre and ranges. Returns where the others start, and how many there are.
     """
     kept = index.shape[0]
+    start = -(-positive // LANES) * LANES
+    size = start - (-(kept - positive) // LANES) * LANES
+    _fill(points, index[:positive], lams[:positive], middle[:positive], reach[:positive], near, single, 0, start)
+    _fill(points, index[positive:], lams[positive:], middle[positive:], reach[positive:], near, single, start, size)
+    return start, size
+
+
+@part
+def _fill(points, index, lams, middle, reach, near, single, start, end):  # type: ignore[no-untyped-def]
+    """Rows of one sign, from ``start`` to ``end``."""
+    kept = index.shape[0]
+    duals, values, ranges = single[0, start : start + kept], single[1, start : start + kept], single[2, start : start + kept]
+    for s in range(kept):
+        duals[s], values[s], ranges[s] = lams[s], middle[s], max(reach[s], _LEAST)
+    gather_points(points, index, near, start)
+    _blank(near, single, start + kept, end)
+
+
+@part
+def fill_lanes_by_sign(gathered, lams, middle, reach, near, single, places):  # type: ignore[no-untyped-def]
+    """As :func:`fill_lanes`, rows of both signs in any order; ``gathered`` (rank, at least as many) are their coordinates."""
+    kept = middle.shape[0]
     positive = 0
     for s in range(kept):
         positive += 1 if lams[s] > 0.0 else 0
     start = -(-positive // LANES) * LANES
     size = start - (-(kept - positive) // LANES) * LANES
-    ahead = 0
-    behind = start
+    ahead = np.uint64(0)
+    behind = np.uint64(start)
     for s in range(kept):
         is_ahead = lams[s] > 0.0
         places[s] = ahead if is_ahead else behind
-        ahead += 1 if is_ahead else 0
-        behind += 0 if is_ahead else 1
+        ahead += _COUNTED if is_ahead else _PASSED
+        behind += _PASSED if is_ahead else _COUNTED
+    duals, values, ranges = single[0], single[1], single[2]
     for s in range(kept):
         at = places[s]
-        single[0, at], single[1, at], single[2, at] = lams[s], middle[s], max(reach[s], _LEAST)
-    for s in range(ahead, start):
-        single[0, s], single[1, s], single[2, s] = _ZERO, -_ONE, _ONE
-    for s in range(behind, size):
-        single[0, s], single[1, s], single[2, s] = _ZERO, -_ONE, _ONE
-    last = points.shape[1] - 1
-    for k in range(0, last + 1, 4):
-        k1, k2, k3 = min(k + 1, last), min(k + 2, last), min(k + 3, last)
-        x0, x1, x2, x3 = near[k], near[k1], near[k2], near[k3]
+        duals[at], values[at], ranges[at] = lams[s], middle[s], max(reach[s], _LEAST)
+    _blank(near, single, positive, start)
+    _blank(near, single, start + kept - positive, size)
+    last = near.shape[0] - 1
+    for k in range(0, last + 1, 2):
+        after = min(k + 1, last)
+        x0, x1, y0, y1 = near[k], near[after], gathered[k], gathered[after]
         for s in range(kept):
-            i = index[s]
             at = places[s]
-            x0[at], x1[at], x2[at], x3[at] = points[i, k], points[i, k1], points[i, k2], points[i, k3]
-        for s in range(ahead, start):
-            x0[s], x1[s], x2[s], x3[s] = _ZERO, _ZERO, _ZERO, _ZERO
-        for s in range(behind, size):
-            x0[s], x1[s], x2[s], x3[s] = _ZERO, _ZERO, _ZERO, _ZERO
+            x0[at], x1[at] = y0[s], y1[s]
     return start, size
+
+
+@part
+def _blank(near, single, start, end):  # type: ignore[no-untyped-def]
+    """Rows that count for nothing."""
+    # Parts of rows: of a part of a matrix the compiler would not know that rows lie without gaps.
+    duals, values, ranges = single[0, start:end], single[1, start:end], single[2, start:end]
+    for s in range(end - start):
+        duals[s], values[s], ranges[s] = _ZERO, -_ONE, _ONE
+    for k in range(near.shape[0]):
+        column = near[k, start:end]
+        for s in range(end - start):
+            column[s] = _ZERO
 
 
 @part

@@ -66,11 +66,11 @@ def advance_scalar(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Search for one-sided scalar problems: ``w(p) = linear'p + sum_i duals_i (x_i'p)_+ <= bound * ||p||``.
 
-    ``columns`` are the rows transposed, (r, n).
+    ``columns`` are the rows transposed, (r, n), those with positive duals first; ``singles`` are the same rows, (n, r).
     """
     r, n = columns.shape
     depth = split.shape[0] - 1
-    work, plain, total, gradient, hessian, small, lines, constants, lams, over, places, slopes, near, single, vectors = scratch
+    work, plain, total, gradient, hessian, small, lines, constants, lams, over, slopes, near, single, vectors = scratch
     level = counters[LEVEL]
     used = 0
     while used < max_cells:
@@ -127,7 +127,10 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                 gradient[k] = 0.0
                 for j in range(r):
                     hessian[k, j] = 0.0
-            front, size = fill_lanes(singles, rows, lams, mid, half, near, single, places)
+            positive = 0
+            for s in range(kept):
+                positive += 1 if lams[s] > 0.0 else 0
+            front, size = fill_lanes(singles, rows, lams, mid, half, positive, near, single)
             excess = quadratic_excess(
                 near, single[0, :size], single[1, :size], single[2, :size], front, linear_part, plain, centre[new], width[new],
                 bound, slack, counters[FACE] // 2, mean[new], cov[new], weights[new],

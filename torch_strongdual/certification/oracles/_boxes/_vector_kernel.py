@@ -28,7 +28,7 @@ from torch_strongdual.certification.oracles._boxes._cells_kernel import (
 )
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
-from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes, gather_points
+from torch_strongdual.certification.oracles._boxes._rows_kernel import fill_lanes_by_sign, gather_points
 
 __all__ = ["advance_vector"]
 
@@ -72,8 +72,8 @@ def advance_vector(  # type: ignore[no-untyped-def]
     c = duals.shape[1]
     depth = split.shape[0] - 1
     use_gram = c >= 4
-    work, plain, top, gradient, hessian, small, lines, constants, lams, over, places, _, near_single, single, vectors = scratch
-    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, heights, near, reals = more
+    work, plain, top, gradient, hessian, small, lines, constants, lams, over, _, near_single, single, vectors = scratch
+    low, spread, image, ahead, rest, rest_slope, parts, gram, sides, heights, near, reals, places = more
     for s in range(n):
         heights[s] = 0.0
         for m in range(c):
@@ -148,7 +148,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
             share = ahead[m]
             for s in range(kept):
                 lams[s] += share * side[s]
-        gather_points(points, rows, near)
+        gather_points(points, rows, near, 0)
         # s and the rest, decided rows first; constants are values at the centre.
         top_const = 0.0
         for m in range(c):
@@ -281,7 +281,7 @@ def advance_vector(  # type: ignore[no-untyped-def]
                     hessian[k, j] = 0.0
                     for m in range(c):
                         hessian[k, j] += 2.0 * scale * rest_slope[k, m] * rest_slope[j, m] * h * width[new, j]
-            front, size = fill_lanes(singles, rows, lams, mid, half, near_single, single, places)
+            front, size = fill_lanes_by_sign(near, lams, mid, half, near_single, single, places)
             excess = quadratic_excess(
                 near_single, single[0, :size], single[1, :size], single[2, :size], front, const, plain, centre[new], width[new],
                 bound, slack, counters[FACE] // 2, mean[new], cov[new], weights[new],

@@ -28,7 +28,6 @@ class CellScratch(NamedTuple):
     constants: FloatArray  # (3,)
     lams: FloatArray  # (num_rows,)
     over: NDArray[np.uint32]  # (num_rows,)
-    places: NDArray[np.uint32]  # (num_rows,)
     slopes: FloatArray  # (num_rows,)
     near: SingleArray  # (rank, filled)
     single: SingleArray  # (3, filled)
@@ -49,7 +48,6 @@ class CellScratch(NamedTuple):
             constants=np.zeros(3),
             lams=np.zeros(num_rows),
             over=np.zeros(num_rows, dtype=np.uint32),
-            places=np.zeros(num_rows, dtype=np.uint32),
             slopes=np.zeros(num_rows),
             near=np.zeros((rank, filled), dtype=np.float32),
             single=np.zeros((3, filled), dtype=np.float32),
@@ -72,6 +70,7 @@ class VectorScratch(NamedTuple):
     heights: FloatArray  # (num_rows,)
     near: FloatArray  # (rank, num_rows)
     reals: FloatArray  # (6, num_rows)
+    places: NDArray[np.uint32]  # (num_rows,)
 
     @classmethod
     def of(cls, rank: int, num_rows: int, num_outputs: int) -> VectorScratch:
@@ -89,4 +88,5 @@ class VectorScratch(NamedTuple):
             heights=np.zeros(num_rows),
             near=np.zeros((rank, num_rows)),
             reals=np.zeros((6, num_rows)),
+            places=np.zeros(num_rows, dtype=np.uint32),
         )

@@ -133,6 +133,8 @@ def _normalised(problem: SphereProblem) -> tuple[FloatArray, FloatArray, FloatAr
     heights = np.frexp(np.abs(problem.duals).max(axis=1, initial=0.0))[1] + sizes
     largest = np.abs(problem.linear).max(initial=0.0)
     exponent = -max(int(heights.max(initial=-2000)), int(np.frexp(largest)[1]) if largest > 0.0 else -2000)
-    rows = np.ldexp(problem.rows, -sizes[:, None])
-    duals = np.ldexp(problem.duals, sizes[:, None] + exponent)
+    # The search for one output takes rows with positive duals first; to the other the order makes no difference.
+    order = np.argsort(problem.duals[:, 0] <= 0.0, kind="stable")
+    rows = np.ldexp(problem.rows, -sizes[:, None])[order]
+    duals = np.ldexp(problem.duals, sizes[:, None] + exponent)[order]
     return rows, duals, np.ldexp(problem.linear, exponent), exponent
