@@ -157,7 +157,7 @@ def test_no_point_of_a_box_exceeds_its_bound(num_outputs: int) -> None:
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_batches_prove_what_the_compiled_search_proves(num_outputs: int) -> None:
     problem = random_problem(14, 60, 5, num_outputs)
-    compile_kernels(1)  # not at the expense of the deadline
+    compile_kernels(num_outputs)  # not at the expense of the deadline
     request = BoundRequest(rtol=1e-3, deadline=Deadline(30.0))
     compiled = BoxBranchAndBound(num_threads=1).maximise(problem, request, local_maxima(problem))
     batched = search(problem)
