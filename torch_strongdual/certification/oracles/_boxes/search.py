@@ -179,17 +179,17 @@ class _Search:
     _fraction: float = 0.0  # of the surface, proven in the latest attempt
     _proven: list[tuple[float, int]] = field(default_factory=list)  # excess of bounds over what is attained, and their cells
     _attempts: int = 0
+    lower: float = field(init=False)  # best value attained
+    _least_goal: float = field(init=False)
 
-    @property
-    def lower(self) -> float:
-        """Best value attained."""
-        return float(np.max(self.problem.values(self.points), initial=0.0)) if len(self.points) else 0.0
+    def __post_init__(self) -> None:
+        self.lower = float(np.max(self.problem.values(self.points), initial=0.0)) if len(self.points) else 0.0
+        self._least_goal = max(self.request.floor, self.request.target or 0.0, 1e-9 * self.problem.magnitude())
 
     @property
     def goal(self) -> float:
         """The bound that would satisfy the caller, never below what is attained."""
-        least = max(self.request.floor, self.request.target or 0.0, 1e-9 * self.problem.magnitude())
-        return max(least, (1.0 + max(self.request.rtol, 1e-10)) * self.lower)
+        return max(self._least_goal, (1.0 + max(self.request.rtol, 1e-10)) * self.lower)
 
     def run(self) -> None:
         """Try the goal at once; if that takes too long, come down a ladder of targets."""
@@ -305,4 +305,6 @@ class _Search:
         """Climb from a point the search found, and keep the maximum it leads to."""
         found = local_maxima(self.problem, point[None], num_starts=0)
         points = np.concatenate([point[None], found, self.points])
-        self.points = points[np.argsort(-self.problem.values(points), kind="stable")][:16]
+        values = self.problem.values(points)
+        self.points = points[np.argsort(-values, kind="stable")][:16]
+        self.lower = max(0.0, float(values.max()))
