@@ -19,6 +19,7 @@ from torch_strongdual.certification import (
     reduce_branches,
     verify_certificate,
 )
+from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.nn import ParallelNet
 
 LOSS = nn.MSELoss()
@@ -77,3 +78,54 @@ def test_the_form_of_the_data_does_not_matter(form: str) -> None:
         inputs, targets = inputs[:1].repeat(7, 1), targets[:1].repeat(7, 1)
     made = FORMS[form]
     assert numbers(made(inputs), made(targets)) == pytest.approx(numbers(inputs, targets), rel=1e-9)
+
+
+def checked(inputs: object, targets: object, *, loss: nn.Module = LOSS) -> object:
+    certificate = certify(net(data()[0]), *data(), loss=LOSS, path_decay=0.5)
+    return verify_certificate(certificate, net(data()[0]), inputs, targets, loss=loss, path_decay=0.5)  # type: ignore[arg-type]
+
+
+WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "arrays to verify": (lambda: checked(data()[0].numpy(), data()[1]), InvalidInputError, "`inputs` is ndarray"),
+    "targets to verify": (lambda: checked(data()[0], data()[1].repeat(1, 2)), ShapeError, r"\(7, 2\); expected \(7, 1\)"),
+    "labels to verify": (
+        lambda: checked(data()[0], torch.ones(7, dtype=torch.int64), loss=nn.CrossEntropyLoss()),
+        InvalidInputError,
+        "expected labels from 0 to 0",
+    ),
+    "no certificate": (
+        lambda: verify_certificate("it", net(data()[0]), *data(), loss=LOSS, path_decay=0.5),  # type: ignore[arg-type]
+        InvalidInputError,
+        "`certificate` is str",
+    ),
+    "sparse inputs": (lambda: dual_norm_bound(net(data()[0]), data()[0].to_sparse(), data()[1]), InvalidInputError, "layout"),
+    "an oracle by name": (
+        lambda: dual_norm_bound(net(data()[0]), *data(), oracle="auto"),  # type: ignore[arg-type]
+        InvalidInputError,
+        "`oracle` is 'auto'",
+    ),
+    "weights on meta": (
+        lambda: certify(net(data()[0]).to("meta"), *data(), loss=LOSS, path_decay=0.5),
+        InvalidInputError,
+        "to_empty",
+    ),
+    "one fraction": (
+        lambda: path_decay_path(net(data()[0]), *data(), loss=LOSS, fractions=0.5),  # type: ignore[arg-type]
+        InvalidInputError,
+        "`fractions` is 0.5; expected a sequence",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_are_named(mistake: str) -> None:
+    call, error, message = WRONG[mistake]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_strengths_may_be_an_array() -> None:
+    inputs, targets = data()
+    given = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    table = path_decay_path(net(inputs), inputs, targets, loss=LOSS, path_decays=given.numpy())  # type: ignore[arg-type]
+    assert [row.path_decay for row in table.rows] == [0.5, 0.25]

@@ -62,13 +62,14 @@ def dual_norm_bound(
     for name, value in (("inputs", inputs), ("dual_point", dual_point)):
         if not isinstance(value, Tensor):
             raise InvalidInputError(f"`{name}` is {type(value).__name__}; expected a tensor.")
+    inputs, dual_point = gathered(inputs, dual_point)
     check_floating("dual_point", dual_point)
     spec = branch_spec_of(branch)
     if spec.patch_map is not None and penalty == "l2_path":
         raise UnsupportedModelError(f"The 'l2_path' penalty is for linear layers, and {spec} has a convolution; use 'product'.")
     point = dual_point[:, None] if dual_point.ndim == 1 else dual_point
     check_shape("dual_point", point, (inputs.shape[0], spec.out_features), "one row a sample, one column an output")
-    chosen = AutoOracle() if oracle is None else oracle
+    chosen = _checked_oracle(oracle)
     state = chosen.init(spec, inputs)
     found = chosen.bound(state, point.detach().to(torch.float64), BoundRequest(rtol=rtol, deadline=Deadline(time_budget)))
     return _in_penalty(found, spec, penalty)
@@ -120,7 +121,7 @@ def max_path_decay(
         return dual_norm_bound(model, inputs, candidate, penalty=penalty, rtol=rtol, time_budget=time_budget, oracle=oracle)
     check_positive("rtol", rtol)
     check_positive("time_budget", time_budget)
-    chosen = AutoOracle() if oracle is None else oracle
+    chosen = _checked_oracle(oracle)
     found = subgradients.least_dual_norm(chosen, rtol=rtol, deadline=Deadline(time_budget))
     return _in_penalty(found, problem.spec, penalty)
 
@@ -133,3 +134,11 @@ def _in_penalty(found: DualNormBound, spec: BranchSpec, penalty: str) -> DualNor
     # With two layers a branch of h equal units attains the factor; deeper ones may not, so only the upper bound carries over.
     lower = spec.l2_path_factor * found.lower if spec.num_layers == 2 else found.lower
     return DualNormBound(upper=factor * found.upper, lower=lower, witnesses=found.witnesses, stats=found.stats)
+
+
+def _checked_oracle(oracle: object) -> AbstractDualNormOracle:
+    if oracle is None:
+        return AutoOracle()
+    if not isinstance(oracle, AbstractDualNormOracle):
+        raise InvalidInputError(f"`oracle` is {oracle!r}; expected an oracle object such as AutoOracle(), or None.")
+    return oracle

@@ -103,6 +103,9 @@ def path_decay_path(
 
 
 def _checked(name: str, values: Sequence[float]) -> list[float]:
+    if not isinstance(values, Iterable):
+        raise InvalidInputError(f"`{name}` is {values!r}; expected a sequence of numbers > 0.")
+    values = [float(value) if hasattr(value, "__float__") else value for value in values]
     if not values:
         raise InvalidInputError(f"`{name}` is empty; expected at least one number > 0.")
     for index, value in enumerate(values):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from torch_strongdual._checks import check_in, check_positive
+from torch_strongdual._checks import check_in, check_non_negative, check_positive
 from torch_strongdual.certification import Certificate, certify
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
@@ -98,6 +98,7 @@ class DualityGap(Metric):
         super().__init__(**{"compute_with_cache": False, **kwargs})
         branch_spec_of(model)
         check_positive("path_decay", path_decay)
+        check_non_negative("path_decay", path_decay)  # nor infinite
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
         check_positive("rtol", rtol)
         check_positive("time_budget", time_budget)

@@ -21,8 +21,8 @@ def as_parallel_net(module: nn.Module) -> ParallelNet:
     if not isinstance(module, ParallelNet):
         raise UnsupportedModelError(
             f"A {type(module).__name__} has no branches that are known here; expected ParallelNet or nn.Sequential. Pass the "
-            "part that is trained with the path penalty: the submodule itself, `.module` of DataParallel and "
-            "DistributedDataParallel, `._orig_mod` of a compiled module."
+            "part that is trained with the path penalty: the submodule itself, `.module` of DataParallel, "
+            "DistributedDataParallel and AveragedModel, `._orig_mod` of a compiled module."
         )
     if type(module).forward is not ParallelNet.forward:
         raise UnsupportedModelError(

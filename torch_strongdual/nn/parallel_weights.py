@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.functional._row_blocks import row_blocks
 from torch_strongdual.functional.path_penalty import product_penalty
 from torch_strongdual.functional.stacked_outputs import stacked_outputs
@@ -49,6 +50,7 @@ class ParallelWeights:
 
         Raises:
             UnsupportedModelError: See :func:`~torch_strongdual.nn.branch_spec_of.branch_spec_of`.
+            InvalidInputError: If the weights are on the meta device.
 
         Example:
             >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -163,6 +165,11 @@ class ParallelWeights:
 
 
 def _frozen(tensor: Tensor) -> Tensor:
+    if tensor.is_meta:
+        raise InvalidInputError(
+            "The weights are on the meta device and hold no numbers; expected real ones. Load them, or call `to_empty` and "
+            "`reset_parameters`."
+        )
     return tensor.detach().to("cpu", torch.float64, copy=True)
 
 

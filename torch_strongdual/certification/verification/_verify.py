@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_in, check_positive
+from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate, CertificateScope
 from torch_strongdual.certification.deadline import Deadline
@@ -25,6 +26,7 @@ from torch_strongdual.certification.verification._plane_proof import plane_feasi
 from torch_strongdual.certification.verification._reduced_rows import ReducedRows
 from torch_strongdual.certification.verification._spectral_proof import root_up, spectral_feasibility
 from torch_strongdual.certification.verification.verification_report import VerificationReport, VerificationVerdict
+from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.nn import BranchSpec, branch_spec_of
 
 __all__ = ["verify_certificate"]
@@ -76,7 +78,8 @@ def verify_certificate(
     Raises:
         UnsupportedModelError: If ``model`` is no parallel network.
         UnsupportedLossError: If there is no second formula for the conjugate of ``loss``.
-        InvalidInputError: If an option is out of range.
+        InvalidInputError: If an option is out of range, data are no tensors, or labels are outside the classes.
+        ShapeError: If inputs, targets and model do not fit together.
 
     Example:
         >>> from torch_strongdual.certification import certify
@@ -91,7 +94,11 @@ def verify_certificate(
     check_positive("time_budget", time_budget)
     check_in("penalty", penalty, CERTIFIED_PENALTIES)
     deadline = Deadline(time_budget)
+    if not isinstance(certificate, Certificate):
+        raise InvalidInputError(f"`certificate` is {type(certificate).__name__}; expected a Certificate, as certify returns.")
+    inputs, targets = gathered(inputs, targets)
     spec = branch_spec_of(model)
+    _check_targets(loss, inputs, targets, spec.out_features)
     if certificate.dual_bound == -math.inf:
         return VerificationReport(verdict=VerificationVerdict.VACUOUS)
     if mismatch := _mismatch(certificate, spec, inputs, path_decay, penalty):
@@ -129,6 +136,17 @@ def verify_certificate(
         method=found.method,
         reason=found.reason,
     )
+
+
+def _check_targets(loss: nn.Module, inputs: Tensor, targets: Tensor, num_outputs: int) -> None:
+    """Raise unless there is one row (or label) a sample."""
+    are_labels = isinstance(loss, nn.CrossEntropyLoss) and not targets.is_floating_point()
+    num_samples = inputs.shape[0] if inputs.ndim else 0
+    allowed = [(num_samples,)] if are_labels else [(num_samples, num_outputs), *([(num_samples,)] if num_outputs == 1 else [])]
+    if tuple(targets.shape) not in allowed:
+        raise ShapeError(f"`targets` has shape {tuple(targets.shape)}; expected {' or '.join(map(str, allowed))}.")
+    if are_labels and not bool(((targets >= 0) & (targets < num_outputs)).all()):
+        raise InvalidInputError(f"`targets` holds labels outside the classes; expected labels from 0 to {num_outputs - 1}.")
 
 
 def _mismatch(certificate: Certificate, spec: BranchSpec, inputs: Tensor, path_decay: float, penalty: str) -> str:
