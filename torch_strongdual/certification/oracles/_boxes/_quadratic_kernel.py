@@ -26,6 +26,7 @@ _SWEEPS = 3  # of the certificate's weights, each move
 _RATE = 0.4  # at which the law is averaged
 _DOUBT = 0.3  # go on only if the bound would be enough this far from the floor to the best bound yet
 _ZERO, _HALF = np.float32(0.0), np.float32(0.5)
+_ONE = np.uint64(1)  # for indices: those with a sign are checked for being counted from the end
 
 
 @part
@@ -139,14 +140,15 @@ def _under_law(grad, hess, aim, spread):  # type: ignore[no-untyped-def]
 @small_part
 def _average(share, fixed_grad, fixed_hess, new_grad, new_hess, grad, hess):  # type: ignore[no-untyped-def]
     """Move the averaged quadratic by ``share`` towards the new one, of whose Hessian only the lower triangle is read."""
-    q = grad.shape[0]
+    q = np.uint64(grad.shape[0])
     for a in range(q):
+        row, fixed, new = hess[a], fixed_hess[a], new_hess[a]
         grad[a] = fixed_grad[a] + new_grad[a] if share == 1.0 else grad[a] + share * (fixed_grad[a] + new_grad[a] - grad[a])
-        for b in range(a + 1):
-            entry = fixed_hess[a, b] + new_hess[a, b]
+        for b in range(a + _ONE):
+            entry = fixed[b] + new[b]
             if share != 1.0:
-                entry = hess[a, b] + share * (entry - hess[a, b])
-            hess[a, b] = entry
+                entry = row[b] + share * (entry - row[b])
+            row[b] = entry
             hess[b, a] = entry
 
 
@@ -165,28 +167,30 @@ def _magnitudes(grad, hess, sums):  # type: ignore[no-untyped-def]
 
 @small_part
 def _solve(inverse, grad, line, point):  # type: ignore[no-untyped-def]
-    """The maximiser of the certificate, by the inverse of its Cholesky factor."""
-    q = grad.shape[0]
+    """The maximiser of the certificate, by the transposed inverse of its Cholesky factor."""
+    q = np.uint64(grad.shape[0])
     for a in range(q):
         total = 0.0
-        for b in range(a + 1):
-            total += inverse[a, b] * grad[b]
+        for b in range(a + _ONE):
+            total += inverse[b, a] * grad[b]
         line[a] = total
     for a in range(q):
+        row = inverse[a]
         total = 0.0
         for b in range(a, q):
-            total += inverse[b, a] * line[b]
+            total += row[b] * line[b]
         point[a] = total
 
 
 @small_part
 def _reweigh(hess, load, shift, slackness, point, inverse, factor, previous):  # type: ignore[no-untyped-def]
     """Weights that suit the point and the inverse better; half way back to the old ones while they are not definite."""
-    q = point.shape[0]
+    q = np.uint64(point.shape[0])
     for a in range(q):
+        row = inverse[a]
         total = 0.0
         for b in range(a, q):
-            total += inverse[b, a] * inverse[b, a]
+            total += row[b] * row[b]
         moved = np.sqrt(point[a] * point[a] + slackness * total)
         previous[a] = load[a]
         load[a] = max(load[a] * min(max(moved, 0.3), 3.0), 8.0 * shift)
@@ -204,25 +208,30 @@ def _reweigh(hess, load, shift, slackness, point, inverse, factor, previous):  #
 @small_part
 def _move_law(slackness, inverse, point, scale, aim, spread):  # type: ignore[no-untyped-def]
     """Move the law towards the one that is worst for the averaged quadratic; of ``spread``, the lower triangle."""
-    q = point.shape[0]
+    q = np.uint64(point.shape[0])
     for a in range(q):
+        row = inverse[a]
         total = 0.0
         for c in range(a, q):
-            total += inverse[c, a] * inverse[c, a]
+            total += row[c] * row[c]
         scale[a] = 1.0 / np.sqrt(max(slackness * total + point[a] * point[a], 1.0))
     for a in range(q):
-        for b in range(a + 1):
+        row = inverse[a]
+        seconds = spread[a]
+        for b in range(a + _ONE):
+            other = inverse[b]
             total = 0.0
             for c in range(a, q):
-                total += inverse[c, a] * inverse[c, b]
+                total += row[c] * other[c]
             new_second = (slackness * total + point[a] * point[b]) * scale[a] * scale[b]
-            second = spread[a, b] + aim[a] * aim[b]
-            spread[a, b] = second + _RATE * (new_second - second)
+            second = seconds[b] + aim[a] * aim[b]
+            seconds[b] = second + _RATE * (new_second - second)
     for a in range(q):
         aim[a] += _RATE * (point[a] * scale[a] - aim[a])
     for a in range(q):
-        for b in range(a + 1):
-            spread[a, b] -= aim[a] * aim[b]
+        seconds = spread[a]
+        for b in range(a + _ONE):
+            seconds[b] -= aim[a] * aim[b]
 
 
 @part
