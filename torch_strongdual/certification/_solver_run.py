@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SolverRun"]
 
+_COARSE = 2e-2
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
 _HARDLY = 0.03  # of the time for a residual, where the joint dual took over before
@@ -53,11 +54,13 @@ class SolverRun:
         self.residual_witnesses: tuple[Witness, ...] = ()
         self.failure = self.restricted_solver = ""
         self._in_use: list[Witness] = []
+        self._generates_columns = True
         self._history: list[tuple[float, float]] = []
         solver.attainable = min(solver.attainable, primal.value)
 
     def execute(self, weights: ParallelWeights, max_rounds: int) -> None:
         """Residual first; then what suits whichever is farther off, the proof or the network."""
+        self._generates_columns = max_rounds > 0
         self.try_candidate(self.problem.dual_candidate(self.primal.outputs), "residual")
         if self.is_done() or self.is_solved():
             return
@@ -149,17 +152,19 @@ class SolverRun:
             self.last, self.residual_witnesses = known, known.witnesses
             if self._suits_joint():  # as it did then
                 return
-        upper = math.inf if known is None else known.upper
+        upper, oracle = (math.inf, "") if known is None else (known.upper, str(known.stats.get("oracle", "")))
         floor = self._sufficient_norm(candidate, self.problem.dual_norm_limit)
-        # The coarse answer must leave time for column generation, and for a point that suits a loose proof better.
+        # The coarse answer must leave time for what may follow: column generation, a point that suits a loose proof better.
         joint_is_next = not self.solver.joint.is_spent and self.solver.joint.worthwhile_from == 0.0
-        coarse = (_HARDLY if self.solver.joint.has_begun else 0.1) if joint_is_next else 0.4
-        for rtol in (max(fine, 2e-2), fine):
+        coarse = 0.4 if self._generates_columns or not self.solver.joint.is_spent else 1.0
+        if joint_is_next:
+            coarse = _HARDLY if self.solver.joint.has_begun else 0.1
+        for rtol in (max(fine, self._coarse_rtol(floor)), fine):
             share = 0.5 if joint_is_next and source == "residual" else 1.0
             deadline = self.deadline.fraction(share if rtol == fine else coarse)
             request = BoundRequest(rtol=rtol, floor=floor, known_upper=upper, deadline=deadline)
-            proven = self._ask(candidate, source, request)
-            upper = min(upper, self.last.upper)
+            proven = self._ask(candidate, source, request, known_from=oracle)
+            upper, oracle = min(upper, self.last.upper), str(self.last.stats.get("oracle", ""))
             if source == "residual":
                 self.residual_witnesses = self.last.witnesses
                 self.solver.residual_bound = (candidate, dataclasses.replace(self.last, upper=upper))
@@ -188,8 +193,8 @@ class SolverRun:
             return
         floor = self._sufficient_norm(best.candidate, 0.25 * self.problem.dual_norm_limit)
         rtol = min(0.25 * self.rtol, 1e-2)
-        known = best.dual_norm_upper
-        self._ask(best.candidate, best.source, BoundRequest(rtol=rtol, floor=floor, known_upper=known, deadline=self.deadline))
+        request = BoundRequest(rtol=rtol, floor=floor, known_upper=best.dual_norm_upper, deadline=self.deadline)
+        self._ask(best.candidate, best.source, request, known_from=best.oracle)
         self._combine()
 
     def generate_columns(self, weights: ParallelWeights, max_rounds: int) -> None:
@@ -228,10 +233,20 @@ class SolverRun:
 
     # Parts
 
-    def _ask(self, candidate: Tensor, source: str, request: BoundRequest) -> DualBound:
-        """Bound the dual norm of a candidate, offer what that proves, and return it."""
+    def _ask(self, candidate: Tensor, source: str, request: BoundRequest, *, known_from: str) -> DualBound:
+        """Bound the dual norm of a candidate, offer what that proves, and return it.
+
+        Args:
+            candidate: The dual point.
+            source: Where it comes from.
+            request: What is asked of the oracle.
+            known_from: The oracle that proved ``request.known_upper``.
+        """
         self.last = self.solver.bound_dual_norm(candidate, request)
-        return self._prove(candidate, min(self.last.upper, request.known_upper), source)
+        if request.known_upper <= self.last.upper and math.isfinite(request.known_upper):
+            stats = {**self.last.stats, "oracle": known_from} if known_from else self.last.stats
+            self.last = dataclasses.replace(self.last, upper=request.known_upper, stats=stats)
+        return self._prove(candidate, self.last.upper, source)
 
     def _prove(self, candidate: Tensor, upper: float, source: str) -> DualBound:
         """Offer what a bound on the dual norm of a candidate proves, and remember the point."""
@@ -274,6 +289,11 @@ class SolverRun:
             middle = 0.5 * (too_large + enough)
             enough, too_large = (middle, too_large) if suffices(middle) else (enough, middle)
         return enough
+
+    def _coarse_rtol(self, floor: float) -> float:
+        """Tolerance to ask for at first: where what suffices is looser, one that leaves the question the same."""
+        excess = floor / self.problem.dual_norm_limit - 1.0
+        return min(_COARSE, 0.9 * excess) if excess >= 0.5 * _COARSE else _COARSE
 
     def _suits_joint(self) -> bool:
         """Whether a point chosen together with its relaxed dual norm promises more than a tighter bound on this one."""

@@ -251,11 +251,18 @@ class TestAttempt:
     """How a search that is too slow is hurried."""
 
     def test_a_search_in_time_is_left_alone(self) -> None:
-        attempt = _Attempt(start=0, fraction=0.0, allowed=1000.0)
+        attempt = _Attempt(start=0, fraction=0.0)
         assert all(attempt.excess_factor(cells, cells / 1000, 1000 - cells) == 1.0 for cells in range(10, 1000, 10))
 
+    def test_a_search_is_not_hurried_because_its_pace_is_not_known_at_first(self) -> None:
+        """One that goes on where another stopped begins with a guess, which is too slow by a factor of three or so."""
+        attempt = _Attempt(start=0, fraction=0.5)
+        first = [attempt.excess_factor(cells, 0.5 + cells / 2000, (1000 - cells) / 3) for cells in range(10, 100, 10)]
+        later = [attempt.excess_factor(cells, 0.5 + cells / 2000, 1000 - cells) for cells in range(100, 1000, 10)]
+        assert {*first, *later} == {1.0}
+
     def test_a_slow_search_is_hurried_ever_more_once_patience_ends(self) -> None:
-        attempt = _Attempt(start=0, fraction=0.0, allowed=1000.0)
+        attempt = _Attempt(start=0, fraction=0.0)
         factors = [attempt.excess_factor(cells, cells / 10_000, 1000 - cells) for cells in range(10, 1000, 10)]
         raised = [factor for factor in factors if factor > 1.0]
         assert all(factor == 1.0 for factor in factors[:59])

@@ -14,17 +14,19 @@ _SLOWEST = 0.05  # least and largest exponent of time that measurements are exte
 _FASTEST = 1.0
 
 
-def expected_looseness(oracle: str, *, rank: float, num_rows: int, seconds: float) -> float:
+def expected_looseness(oracle: str, *, rank: float, num_rows: int, seconds: float, hardness: float = 1.0) -> float:
     """Estimate of ``upper / lower - 1`` that ``oracle`` reaches in ``seconds`` of one thread, at one output; at least 1 %.
 
     Ranks and numbers of rows between those measured are interpolated, others taken for the nearest; ``inf`` for an oracle that
-    was not measured there.
+    was not measured there. A problem for which one oracle turns out looser than on those measured is so for all of them, by
+    about the same factor.
 
     Args:
         oracle: Name of its class.
         rank: Of the inputs, or how many of their principal axes count.
         num_rows: Samples.
         seconds: Time it will have.
+        hardness: How much looser than measured some oracle turned out.
 
     Example:
         >>> small = expected_looseness("BoxBranchAndBound", rank=8, num_rows=50, seconds=60.0)
@@ -43,7 +45,8 @@ def expected_looseness(oracle: str, *, rank: float, num_rows: int, seconds: floa
             return math.inf
         return _interpolated([math.log(size) for size in sizes], values, math.log(num_rows))
 
-    return _interpolated([float(some_rank) for some_rank in ranks], [at(some_rank) for some_rank in ranks], rank)
+    usual = _interpolated([float(some_rank) for some_rank in ranks], [at(some_rank) for some_rank in ranks], rank)
+    return max(hardness * usual, _ASKED)
 
 
 def _in_time(oracle: str, rank: int, num_rows: int, seconds: float) -> float:

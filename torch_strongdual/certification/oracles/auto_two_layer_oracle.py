@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._boxes.search import OVERDRAFT
 from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
+from torch_strongdual.certification.oracles._spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
@@ -47,12 +49,14 @@ def boxes_pay(rank: int, num_rows: int, num_outputs: int, *, has_relaxation: boo
 class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     """Closed form at rank 1, sweep at rank 2, boxes at small rank; above, ever tighter methods until the request is met.
 
-    The quadratic relaxation comes first. Then, for one output, that of boxes, the polynomial sandwich and the doubly
-    nonnegative relaxation from which measurements at similar sizes (``benchmarks/oracle_costs.py``) promise the tightest bound
-    in the time left, and those that come close to it. Several outputs: boxes up to rank ten (fourteen for many samples), then
-    the relaxations. Where the data have few principal axes that matter, boxes on these come first, plus what the others can
-    add. Says what gave the bound in ``stats["oracle"]``, how long each oracle ran in ``stats["seconds in ..."]``, and what
-    limited the bound in ``stats["limited_by"]``.
+    The quadratic relaxation comes first. Then, for one output, boxes alone where a short search promises that they will meet
+    the request in time; elsewhere that of boxes, the polynomial sandwich and the doubly nonnegative relaxation from which
+    measurements at similar sizes (``benchmarks/oracle_costs.py``) promise the tightest bound in the time left, and those that
+    come close to it: a problem on which the quadratic relaxation is looser than it was there is taken to be harder for all.
+    Several outputs: boxes up to rank ten (fourteen for many samples), then the relaxations. Where the data have few principal
+    axes that matter, boxes on these come first, plus what the others can add. What a relaxation said when it had nothing more
+    to say is remembered. Says what gave the bound in ``stats["oracle"]``, how long each oracle ran in
+    ``stats["seconds in ..."]``, and what limited the bound in ``stats["limited_by"]``.
 
     Args:
         boxes: The branch and bound to use, for one with a progress callback or a cell budget, or a
@@ -73,6 +77,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     ) -> None:
         self._boxes = BoxBranchAndBound(max_rank=_HOPELESS_RANK) if boxes is None else boxes
         self._relaxation = DoublyNonnegativeRelaxation() if relaxation is None else relaxation
+        self._spent = SpentOracles()
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
         """Reduce the inputs to their row space; compile the branch and bound where it will be used."""
@@ -104,46 +109,87 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 
     def _refined(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Ever tighter methods for all coordinates."""
-        attained = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
-        known = request.known_upper / attained - 1.0 if attained > 0.0 else math.inf
-        steps = self._refinements(problem, request.deadline.remaining, known)
-        wide = problem.num_rows <= 2 * problem.rank
-        if steps and math.isfinite(request.known_upper):  # asked before: the quick answer is known
-            found = SphereBound(upper=math.inf, lower=attained, points=starts, stats={"oracle": ""})
-        else:
-            share = (0.5 if wide else 0.15) if steps else 0.9
-            found = self._step(QuadraticRelaxation(), problem, request, starts, share=share)
+        found = self._quick(problem, request, starts)
+        for oracle in self._others(problem):
+            if (answer := self._spent.answer(problem, _class_name(oracle))) is not None:
+                found = _tighter(found, answer)
+        if request.is_met(found.upper, found.lower):
+            return found
+        known = request.known_upper / found.lower - 1.0 if found.lower > 0.0 else math.inf
+        steps = self._refinements(problem, request.deadline.remaining, known, self._hardness(problem, found.lower))
+        if self._boxes_in_reach(problem, request, found):
+            steps = [self._boxes]
         for number, oracle in enumerate(steps):
-            if request.is_met(found.upper, found.lower):
-                break
             points = found.points if len(found.points) else starts
             share = 1.0 if number == len(steps) - 1 else _share(oracle)
             asked = dataclasses.replace(request, known_upper=min(request.known_upper, found.upper))
             found = _tighter(self._step(oracle, problem, asked, points, share=share), found)
+            if request.is_met(found.upper, found.lower):
+                break
         return found
 
-    def _refinements(self, problem: SphereProblem, seconds: float, known: float) -> list[AbstractTwoLayerOracle]:
+    def _quick(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """The quadratic relaxation, unless the question was asked before."""
+        has_more = bool(self._others(problem)) or problem.rank <= self._boxes.max_rank
+        if has_more and math.isfinite(request.known_upper) and not problem.one_sided:
+            attained = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
+            return SphereBound(upper=math.inf, lower=attained, points=starts, stats={"oracle": ""})
+        wide = problem.num_rows <= 2 * problem.rank
+        share = (0.5 if wide else 0.15) if has_more else 0.9
+        return self._step(QuadraticRelaxation(), problem, request, starts, share=share)
+
+    def _boxes_in_reach(self, problem: SphereProblem, request: BoundRequest, found: SphereBound) -> bool:
+        """Whether a short search promises that boxes will meet the request in time, and no relaxation is expected to."""
+        boxes = self._boxes
+        if not (problem.one_sided and isinstance(boxes, BoxBranchAndBound) and problem.rank <= boxes.max_rank):
+            return False
+        if boxes.max_cells is not None or not found.lower > 0.0:  # answers of a budget of cells are to be repeatable
+            return False
+        excess = max(request.floor, request.target or 0.0, (1.0 + request.rtol) * found.lower) / found.lower - 1.0
+        seconds, hardness = request.deadline.remaining, self._hardness(problem, found.lower)
+        others = [self._expected(problem, oracle, seconds, hardness) for oracle in self._others(problem)]
+        if min(others, default=math.inf) <= excess:
+            return False
+        asked = dataclasses.replace(request, known_upper=min(request.known_upper, found.upper))
+        return boxes.expected_seconds(problem, asked, found.points) <= OVERDRAFT * request.deadline.remaining
+
+    def _expected(self, problem: SphereProblem, oracle: AbstractTwoLayerOracle, seconds: float, hardness: float) -> float:
+        """Looseness that measurements promise; infinite for an oracle that has nothing more to say."""
+        name = _class_name(oracle)
+        if self._spent.answer(problem, name) is not None:
+            return math.inf
+        rank = _effective_rank(problem.rows) if oracle is self._boxes else problem.rank
+        return expected_looseness(name, rank=rank, num_rows=problem.num_rows, seconds=seconds, hardness=hardness)
+
+    def _hardness(self, problem: SphereProblem, attained: float) -> float:
+        """How much looser the quadratic relaxation is than on the problems that were measured; 1 where it is not known."""
+        name = QuadraticRelaxation.__name__
+        answer = self._spent.answer(problem, name)
+        if answer is None or not attained > 0.0:
+            return 1.0
+        usual = expected_looseness(name, rank=problem.rank, num_rows=problem.num_rows, seconds=math.inf)
+        return (answer.upper / max(attained, answer.lower) - 1.0) / usual
+
+    def _others(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
+        """Relaxations tighter than the quadratic one."""
+        size = problem.rank, problem.num_rows, problem.num_outputs
+        return [oracle for oracle in (PolynomialSandwich(), self._relaxation) if oracle.limits(*size) is None]
+
+    def _refinements(
+        self, problem: SphereProblem, seconds: float, known: float, hardness: float = 1.0
+    ) -> list[AbstractTwoLayerOracle]:
         """What may beat the quadratic relaxation, and a bound of looseness ``known``; the most promising one last."""
         size = problem.rank, problem.num_rows, problem.num_outputs
         boxes: list[AbstractTwoLayerOracle] = [self._boxes] if problem.rank <= self._boxes.max_rank else []
-        others: list[AbstractTwoLayerOracle] = [PolynomialSandwich(), self._relaxation]
-        others = [oracle for oracle in others if oracle.limits(*size) is None]
+        others = self._others(problem)
         has_relaxation = self._relaxation in others
         if not problem.one_sided:  # one output is what was measured
             use_boxes = bool(boxes) and boxes_pay(*size, has_relaxation=has_relaxation)
             use_others = not (has_relaxation and use_boxes and problem.num_rows > _SPLIT_ROWS)
             last = others[-1:] if use_others else []
             return [*last, *boxes] if use_boxes and not has_relaxation else [*(boxes if use_boxes else []), *last]
-        spread = _effective_rank(problem.rows)
-        expected = [
-            (
-                expected_looseness(
-                    _class_name(oracle), rank=spread if oracle in boxes else problem.rank, num_rows=size[1], seconds=seconds
-                ),
-                oracle,
-            )
-            for oracle in (*others, *boxes)
-        ]
+        measured = [(self._expected(problem, oracle, seconds, hardness), oracle) for oracle in (*others, *boxes)]
+        expected = [pair for pair in measured if math.isfinite(pair[0])]
         best = min((looseness for looseness, _ in expected), default=math.inf)
         promising = [pair for pair in expected if pair[0] <= max(best, min(_COMPARABLE * best, known))]
         return [oracle for _, oracle in sorted(promising, key=lambda pair: -pair[0])]
@@ -151,12 +197,16 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def _step(
         self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
     ) -> SphereBound:
-        """Use ``oracle`` for a share of the time left."""
+        """Use ``oracle`` for a share of the time left, unless it has nothing more to say."""
+        name = _class_name(oracle)
+        if (answer := self._spent.answer(problem, name)) is not None:
+            return answer
         deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
         asked = dataclasses.replace(request, deadline=deadline)
         start = deadline.elapsed
         found = _named(oracle, oracle.maximise(problem, asked, starts))
-        spent = {f"seconds in {_class_name(oracle)}": deadline.elapsed - start}
+        self._spent.note(problem, name, found)
+        spent = {f"seconds in {name}": deadline.elapsed - start}
         return SphereBound(upper=found.upper, lower=found.lower, points=found.points, stats={**found.stats, **spent})
 
 

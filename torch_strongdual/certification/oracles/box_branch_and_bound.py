@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
-from torch_strongdual.certification.oracles._boxes.search import search_boxes
+from torch_strongdual.certification.oracles._boxes.search import search_boxes, seconds_to_goal
 from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -98,6 +98,21 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
             unfinished=self._unfinished if self.max_cells is None else None,
             resumes_short=self.num_threads == 1,
         )
+
+    def expected_seconds(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> float:
+        """Estimate of the time :meth:`maximise` will take to meet the request, for choosing; it takes a moment.
+
+        What is searched for it is not lost: :meth:`maximise` goes on with it.
+
+        Args:
+            problem: Of the size that :meth:`limits` accepts.
+            request: When to stop.
+            starts: Unit vectors to try first, shape ``(m, rank)``.
+
+        Returns:
+            Seconds from now; infinite where nothing can be said.
+        """
+        return seconds_to_goal(problem, request, starts, plant=lambda p, _: self._forest(p, False), unfinished=self._unfinished)
 
     def _forest(self, problem: SphereProblem, is_short: bool) -> BoxForest:
         """Threads are not worth starting for a search that may be over in a moment."""

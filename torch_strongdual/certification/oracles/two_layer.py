@@ -164,7 +164,9 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         )
 
 
-_LARGER_SIDE = 0.75  # share of the time left that is for the side with the larger value, while the other is not yet known
+#: Share of the time left that is for the side with the larger value, while the other is not yet known: mostly it is the harder
+#: one, but where both attain as much, as at an optimum with branches of both signs, both are as hard.
+_LARGER_SIDE, _EQUAL_SIDE, _ALIKE = 0.75, 0.55, 0.9
 _MAX_TURNS = 8
 
 
@@ -184,6 +186,7 @@ def two_sided_bound(
     best = [float(np.max(half.values(found), initial=0.0)) for half, found in zip(halves, ascents, strict=True)]
     lower = max(best)
     first, second = sorted(range(2), key=lambda i: -best[i])
+    share = _EQUAL_SIDE if best[second] > _ALIKE * best[first] else _LARGER_SIDE
     uppers = [request.known_upper] * 2
     is_moving = True
     latest: dict[int, SphereBound] = {}
@@ -198,7 +201,7 @@ def two_sided_bound(
         enough = floor if index == first else max(floor, other)
         if turn >= 2 and uppers[index] <= enough:
             continue
-        deadline = request.deadline.fraction(_LARGER_SIDE) if index == first and other > floor else request.deadline
+        deadline = request.deadline.fraction(share) if index == first and other > floor else request.deadline
         asked = dataclasses.replace(request, floor=enough, known_upper=uppers[index], deadline=deadline)
         latest[index] = oracle.maximise(halves[index], asked, ascents[index])
         bounds.append(latest[index])

@@ -16,7 +16,7 @@ from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 
-__all__ = ["ForestFactory", "search_boxes"]
+__all__ = ["OVERDRAFT", "ForestFactory", "search_boxes", "seconds_to_goal"]
 
 FloatArray = NDArray[np.float64]
 
@@ -28,6 +28,10 @@ _LADDER = (8.0, 3.0, 1.8, 1.3, 1.1, 1.03, 1.01, 1.003, 1.001)
 #: Cells grow like a power of one over the excess of the bound over what is attained: least and largest exponent reckoned with.
 _EXPONENTS = 1.0, 2.5
 _COST_EXPONENT = 0.75  # near the goal
+
+#: Time over what is left that a search may be expected to take: towards its end it goes on with a somewhat larger bound, which
+#: is closer to the goal than the next rung of the ladder.
+OVERDRAFT = 1.5
 
 _PATIENCE = 0.6  # share of the cells allowed before a search may be hurried
 _SHARE = 0.7  # of the cells left, planned for
@@ -67,13 +71,7 @@ def search_boxes(
         unfinished: Where searches are kept that ran out of time, and looked for.
         resumes_short: Whether a short search can go on as a long one: not if it uses fewer threads.
     """
-    weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
-    problem = SphereProblem(
-        rows=np.ascontiguousarray(problem.rows[weight > 0]),
-        duals=np.ascontiguousarray(problem.duals[weight > 0]),
-        linear=np.ascontiguousarray(problem.linear),
-        one_sided=problem.one_sided,
-    )
+    problem = _weighty(problem)
     unfinished = UnfinishedSearches() if unfinished is None else unfinished
     search = _Search(
         problem=problem,
@@ -92,6 +90,55 @@ def search_boxes(
     if not request.is_met(search.upper, search.lower):
         stats["limited_by"] = search.limited_by
     return SphereBound(upper=search.upper, lower=search.lower, points=search.points, stats=stats)
+
+
+def seconds_to_goal(
+    problem: SphereProblem,
+    request: BoundRequest,
+    starts: FloatArray,
+    *,
+    plant: ForestFactory,
+    unfinished: UnfinishedSearches,
+    short_search: int = 20_000,
+) -> float:
+    """Estimate of the time that the request will take, from a short search for it; infinite where that shows nothing.
+
+    The search is kept in ``unfinished``, so that :func:`search_boxes` goes on with it, or knows that it is over.
+
+    Args:
+        problem: As given to :meth:`AbstractTwoLayerOracle.maximise`.
+        request: When to stop.
+        starts: Unit vectors, best first.
+        plant: Makes a forest.
+        unfinished: Where the search is kept.
+        short_search: Cells to spend on it.
+    """
+    problem = _weighty(problem)
+    upper = min(_crude_upper(problem), request.known_upper, unfinished.proven(problem))
+    search = _Search(
+        problem=problem,
+        request=request,
+        points=starts,
+        upper=upper,
+        plant=plant,
+        max_cells=None,
+        progress=None,
+        short_search=short_search,
+        unfinished=unfinished,
+        resumes_short=True,
+    )
+    return search.seconds_to_goal()
+
+
+def _weighty(problem: SphereProblem) -> SphereProblem:
+    """Without rows that add nothing."""
+    weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
+    return SphereProblem(
+        rows=np.ascontiguousarray(problem.rows[weight > 0]),
+        duals=np.ascontiguousarray(problem.duals[weight > 0]),
+        linear=np.ascontiguousarray(problem.linear),
+        one_sided=problem.one_sided,
+    )
 
 
 def _crude_upper(problem: SphereProblem) -> float:
@@ -123,12 +170,10 @@ class _Attempt:
     Args:
         start: Cells examined before it, by all searches.
         fraction: Of the surface, proven before it.
-        allowed: Cells it may examine.
     """
 
     start: int
     fraction: float
-    allowed: float
     _marks: list[tuple[int, float]] = field(default_factory=list)
     _most: float = _MAX_RAISE
 
@@ -142,12 +187,13 @@ class _Attempt:
         """
         self._marks.append((cells, fraction))
         spent = cells - self.start
-        if spent < _PATIENCE * self.allowed:
+        allowed = spent + left  # the cells left are known ever better: at first there is no telling how long one takes
+        if spent < _PATIENCE * allowed:
             return 1.0
         # The latest third shows the pace: what comes first is harder. What was done for a smaller bound does not count.
-        if cells - self._marks[0][0] < _FEWEST * self.allowed:
+        if cells - self._marks[0][0] < _FEWEST * allowed:
             return 1.0
-        earlier = [mark for mark in self._marks if mark[0] <= cells - max(spent / 3, _FEWEST * self.allowed)]
+        earlier = [mark for mark in self._marks if mark[0] <= cells - max(spent / 3, _FEWEST * allowed)]
         since = earlier[-1] if earlier else self._marks[0]
         pace = max(fraction - since[1], 1e-12) / max(cells - since[0], 1)
         missing = (1.0 - fraction) / pace / max(left, 1.0)
@@ -199,11 +245,23 @@ class _Search:
         if is_new and self._prove(self.goal, budget=self.short_search, is_short=True):
             return
         # Every rung of the ladder costs about as much as the goal: skip them if the goal seems within reach.
-        if self._seems_affordable() and self._prove(self.goal):
-            return
+        if self._seems_affordable():
+            self._prove(self.goal)  # or somewhat more, if that takes too long
         while not self._out_of_budget() and not self._is_refuted():
             if (target := self._next_target()) is None or not self._prove(target):
                 return
+
+    def seconds_to_goal(self) -> float:
+        """Spend a short search on the goal; estimate what is missing by the share of the surface that it proved."""
+        begin = self.request.deadline.elapsed
+        if self.upper <= self.goal or self._is_refuted() or self._prove(self.goal, budget=self.short_search, is_short=True):
+            return 0.0
+        if not (self.cells and self._fraction > 0.0):
+            return math.inf
+        seconds_per_cell = (self.request.deadline.elapsed - begin) / self.cells
+        forest = self.unfinished.peek(self.problem, self.goal)
+        cells = self.cells if forest is None else max(self.cells, forest.cells)
+        return seconds_per_cell * cells * (1.0 - self._fraction) / self._fraction
 
     def _next_target(self) -> float | None:
         """The smallest rung that the cells of earlier ones promise to be affordable, or the next one; ``None`` at the goal."""
@@ -243,7 +301,7 @@ class _Search:
         cells, fraction = self.cells, self._fraction
         if (forest := self.unfinished.peek(self.problem, self.goal)) is not None:
             cells, fraction = forest.cells, forest.proven_fraction
-        return cells > 0 and (1.0 - fraction) * cells <= fraction * self._cells_left()
+        return cells > 0 and (1.0 - fraction) * cells <= OVERDRAFT * fraction * self._cells_left()
 
     def _prove(self, bound: float, budget: int | None = None, *, is_short: bool = False) -> bool:
         """Search until ``bound`` (or a larger one, if counterexamples, stalls or time raise it) is proven.
@@ -253,7 +311,7 @@ class _Search:
         """
         forest = self.unfinished.take(self.problem, bound) or self.plant(self.problem, is_short)
         self._fraction = forest.proven_fraction
-        attempt = _Attempt(start=self.cells, fraction=forest.proven_fraction, allowed=self._cells_left())
+        attempt = _Attempt(start=self.cells, fraction=forest.proven_fraction)
         most = math.inf if budget is None else self.cells + budget
         lift, was_raised = 1e-7, False
         while not self._out_of_budget() and self.cells < most and bound < self.upper:

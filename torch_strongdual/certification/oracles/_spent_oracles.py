@@ -1,0 +1,37 @@
+"""What relaxations said of a problem that they can say no more of: asked again, they are not run again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+
+__all__ = ["SpentOracles"]
+
+
+class SpentOracles:
+    """The latest answers that more time would not have made tighter, by the content of their problem and the oracle.
+
+    Args:
+        capacity: Answers kept; the oldest leave first.
+    """
+
+    def __init__(self, capacity: int = 16) -> None:
+        self._capacity = capacity
+        self._answers: OrderedDict[tuple[bytes, str], SphereBound] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles start empty: what is kept here only saves time."""
+        return SpentOracles, (self._capacity,)
+
+    def answer(self, problem: SphereProblem, oracle: str) -> SphereBound | None:
+        """What ``oracle`` said when it had nothing left to say, or ``None``."""
+        return self._answers.get((problem.fingerprint(), oracle)) if self._answers else None
+
+    def note(self, problem: SphereProblem, oracle: str, bound: SphereBound) -> None:
+        """Keep an answer if it was not time that limited it."""
+        if "looseness" in str(bound.stats.get("limited_by", "")):
+            self._answers[problem.fingerprint(), oracle] = bound
+            while len(self._answers) > self._capacity:
+                self._answers.popitem(last=False)
