@@ -22,7 +22,7 @@ from tests.references.planar import exact_planar_dual_norm
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
-from torch_strongdual.certification.oracles._boxes.search import _Attempt
+from torch_strongdual.certification.oracles._boxes.search import _Attempt, _missing_cells
 from torch_strongdual.certification.oracles._boxes.tree import BoxTree, SearchStatus
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
@@ -268,6 +268,13 @@ class TestAttempt:
         assert all(factor == 1.0 for factor in factors[:59])
         assert len(raised) >= 4
         assert raised == sorted(raised)
+
+
+def test_a_small_share_of_the_surface_promises_less_than_a_large_one() -> None:
+    assert _missing_cells(100, 0.0) == math.inf
+    assert _missing_cells(100, 0.5) == 100.0
+    assert _missing_cells(100, 0.8) == pytest.approx(25.0)
+    assert _missing_cells(100, 0.1) > 900.0
 
 
 def test_a_copy_of_a_forest_goes_on_by_itself() -> None:

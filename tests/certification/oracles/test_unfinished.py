@@ -108,3 +108,15 @@ def test_resuming_for_a_larger_bound_proves_nothing_false(rank: int) -> None:
             )
             found = oracle.maximise(problem, request, starts)
             assert found.upper >= found.lower >= best * (1.0 - 1e-12)
+
+
+def test_the_pace_of_a_search_is_that_of_the_next_one_of_its_size() -> None:
+    kept = UnfinishedSearches(capacity=2)
+    assert kept.pace(problem_of(0), 7.0) == 7.0
+    kept.note_pace(problem_of(0), 2.0)
+    assert kept.pace(problem_of(1), 7.0) == 2.0  # other numbers, the same size
+    assert kept.pace(problem_of(1, rank=4), 7.0) == 7.0
+    for rank in (4, 5):
+        kept.note_pace(problem_of(0, rank=rank), 3.0)
+    assert kept.pace(problem_of(0), 7.0) == 7.0  # the oldest leave
+    assert copy.deepcopy(kept).pace(problem_of(0, rank=5), 7.0) == 7.0

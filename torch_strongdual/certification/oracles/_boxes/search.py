@@ -32,12 +32,14 @@ _COST_EXPONENT = 0.75  # near the goal
 #: Time over what is left that a search may be expected to take: towards its end it goes on with a somewhat larger bound, which
 #: is closer to the goal than the next rung of the ladder.
 OVERDRAFT = 1.5
+_DOUBT = 5.0
 
 _PATIENCE = 0.6  # share of the cells allowed before a search may be hurried
 _SHARE = 0.7  # of the cells left, planned for
 _TOLERATED = 1.1  # the pace is apt to rise towards the end
 _MAX_RAISE = 1.3  # of the excess, at first: the pace is known better after the next rounds
 _FEWEST = 0.07  # share of the cells allowed that shows a pace
+_SLOW_PACE = 1e-4  # seconds a cell, until it is measured
 _TELLING = 2_000  # cells of a search that show what smaller bounds will cost
 _MAX_ATTEMPTS = 12  # a goal may move up with the attained value, or be missed by a hair where the search stalled
 
@@ -163,6 +165,16 @@ def _crude_upper(problem: SphereProblem) -> float:
     return (relu + float(np.linalg.norm(problem.linear))) * allowance
 
 
+def _missing_cells(cells: int, fraction: float) -> float:
+    """Estimate of the cells that a search still needs, having proven ``fraction`` of the surface with ``cells``.
+
+    What is proven first may well be what is easy: below a half, the estimate is multiplied.
+    """
+    if not fraction > 0.0:
+        return math.inf
+    return (1.0 if fraction >= 0.5 else _DOUBT) * cells * (1.0 - fraction) / fraction
+
+
 @dataclass(slots=True, kw_only=True)
 class _Attempt:
     """Watches the pace of one search for one bound.
@@ -221,7 +233,7 @@ class _Search:
     resumes_short: bool
     cells: int = 0
     limited_by: str = "time"
-    _pace: float = 1e-4  # seconds a cell, measured as the search goes
+    _pace: float = _SLOW_PACE  # seconds a cell, measured as the search goes
     _fraction: float = 0.0  # of the surface, proven in the latest attempt
     _proven: list[tuple[float, int]] = field(default_factory=list)  # excess of bounds over what is attained, and their cells
     _attempts: int = 0
@@ -231,6 +243,7 @@ class _Search:
     def __post_init__(self) -> None:
         self.lower = float(np.max(self.problem.values(self.points), initial=0.0)) if len(self.points) else 0.0
         self._least_goal = max(self.request.floor, self.request.target or 0.0, 1e-9 * self.problem.magnitude())
+        self._pace = self.unfinished.pace(self.problem, _SLOW_PACE)
 
     @property
     def goal(self) -> float:
@@ -261,7 +274,7 @@ class _Search:
         seconds_per_cell = (self.request.deadline.elapsed - begin) / self.cells
         forest = self.unfinished.peek(self.problem, self.goal)
         cells = self.cells if forest is None else max(self.cells, forest.cells)
-        return seconds_per_cell * cells * (1.0 - self._fraction) / self._fraction
+        return seconds_per_cell * _missing_cells(cells, self._fraction)
 
     def _next_target(self) -> float | None:
         """The smallest rung that the cells of earlier ones promise to be affordable, or the next one; ``None`` at the goal."""
@@ -301,7 +314,7 @@ class _Search:
         cells, fraction = self.cells, self._fraction
         if (forest := self.unfinished.peek(self.problem, self.goal)) is not None:
             cells, fraction = forest.cells, forest.proven_fraction
-        return cells > 0 and (1.0 - fraction) * cells <= OVERDRAFT * fraction * self._cells_left()
+        return cells > 0 and _missing_cells(cells, fraction) <= OVERDRAFT * self._cells_left()
 
     def _prove(self, bound: float, budget: int | None = None, *, is_short: bool = False) -> bool:
         """Search until ``bound`` (or a larger one, if counterexamples, stalls or time raise it) is proven.
@@ -353,6 +366,7 @@ class _Search:
         done = max(forest.cells - before, 1)
         if self.cells:
             self._pace = 0.5 * self._pace + 0.5 * (self.request.deadline.elapsed - begin) / done
+            self.unfinished.note_pace(self.problem, self._pace)
         self.cells += forest.cells - before
         self._fraction = forest.proven_fraction
         if self.progress is not None:

@@ -27,6 +27,7 @@ class UnfinishedSearches:
         self._capacity = capacity
         self._forests: OrderedDict[tuple[bytes, float], Forest] = OrderedDict()
         self._proven: OrderedDict[bytes, float] = OrderedDict()
+        self._paces: OrderedDict[tuple[int, ...], float] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles start empty: what is kept here only saves time."""
@@ -42,6 +43,16 @@ class UnfinishedSearches:
         self._proven[fingerprint] = min(bound, self._proven.get(fingerprint, math.inf))
         while len(self._proven) > self._capacity:
             self._proven.popitem(last=False)
+
+    def pace(self, problem: SphereProblem, default: float) -> float:
+        """Seconds that a cell took in the latest search of a problem of this size (for planning)."""
+        return self._paces.get(_size(problem), default)
+
+    def note_pace(self, problem: SphereProblem, seconds: float) -> None:
+        """Remember what a cell took."""
+        self._paces[_size(problem)] = seconds
+        while len(self._paces) > self._capacity:
+            self._paces.popitem(last=False)
 
     def keep(self, problem: SphereProblem, bound: float, forest: Forest) -> None:
         """Put a forest aside that was advanced with ``bound``."""
@@ -70,3 +81,7 @@ class UnfinishedSearches:
         fingerprint = problem.fingerprint()
         usable = [(key, forest) for key, forest in list(self._forests.items()) if key[0] == fingerprint and key[1] <= bound]
         return max(usable, key=lambda pair: pair[1].proven_fraction)[0] if usable else None
+
+
+def _size(problem: SphereProblem) -> tuple[int, ...]:
+    return (*problem.rows.shape, problem.num_outputs, int(problem.one_sided))
