@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
+from torch_strongdual.certification.oracles._expected_looseness import expected_looseness, expected_seconds
 from torch_strongdual.certification.oracles._measured_looseness import MEASURED
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
@@ -51,7 +51,7 @@ def test_no_estimate_where_nothing_is_measured() -> None:
     assert expected_looseness("LinearOracle", rank=8, num_rows=50, seconds=1.0) == math.inf
 
 
-def test_boxes_at_small_rank_relaxations_at_large_rank_sandwich_for_many_rows() -> None:
+def test_boxes_at_small_rank_relaxations_at_large_rank() -> None:
     def best(rank: int, num_rows: int) -> str:
         return min(
             (BOXES, RELAXATION, SANDWICH),
@@ -60,7 +60,21 @@ def test_boxes_at_small_rank_relaxations_at_large_rank_sandwich_for_many_rows() 
 
     assert best(8, 200) == BOXES
     assert best(12, 100) == RELAXATION
-    assert best(12, 1000) == SANDWICH
+    assert best(12, 1000) == RELAXATION
+
+
+def test_the_quickest_goes_first_where_several_are_expected_to_leave_nothing_to_ask_for() -> None:
+    generator = np.random.default_rng(0)
+    problem = SphereProblem(
+        rows=generator.standard_normal((200, 8)),
+        duals=generator.standard_normal((200, 1)),
+        linear=np.zeros((8, 1)),
+        one_sided=True,
+    )
+    assert expected_seconds(BOXES, rank=8, num_rows=200) < expected_seconds(RELAXATION, rank=8, num_rows=200) < math.inf
+    assert expected_seconds(SANDWICH, rank=8, num_rows=200) == math.inf
+    first = AutoTwoLayerOracle()._refinements(problem, 16.0, math.inf)[0]
+    assert type(first).__name__ == BOXES
 
 
 @pytest.mark.parametrize(("smallest", "seconds", "expected"), [(0.03, 16.0, BOXES), (1.0, 4.0, RELAXATION)])

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch_strongdual.certification.oracles._measured_looseness import MEASURED
 
-__all__ = ["expected_looseness"]
+__all__ = ["SMALLEST_LOOSENESS", "expected_looseness", "expected_seconds"]
 
-_ASKED = 0.01  # no measurement asked for more
+SMALLEST_LOOSENESS = 0.01  # no measurement asked for more
+_REACHED = 1.05 * SMALLEST_LOOSENESS
 _SLOWEST = 0.05  # least and largest exponent of time that measurements are extended by
 _FASTEST = 1.0
 
@@ -46,7 +47,25 @@ def expected_looseness(oracle: str, *, rank: float, num_rows: int, seconds: floa
         return _interpolated([math.log(size) for size in sizes], values, math.log(num_rows))
 
     usual = _interpolated([float(some_rank) for some_rank in ranks], [at(some_rank) for some_rank in ranks], rank)
-    return max(hardness * usual, _ASKED)
+    return hardness * usual if hardness * usual > _REACHED else SMALLEST_LOOSENESS
+
+
+def expected_seconds(oracle: str, *, rank: float, num_rows: int) -> float:
+    """Estimate of the time in which ``oracle`` reaches the least looseness measured; infinite where it did not.
+
+    Args:
+        oracle: Name of its class.
+        rank: Of the inputs, or how many of their principal axes count.
+        num_rows: Samples.
+
+    Example:
+        >>> small = expected_seconds("BoxBranchAndBound", rank=8, num_rows=50)
+        >>> small < expected_seconds("BoxBranchAndBound", rank=9, num_rows=50)
+        True
+    """
+    reached = [row for row in MEASURED if row[0] == oracle and row[4] <= _REACHED]
+    near = [row for row in reached if row[1] >= math.floor(rank) and row[2] >= num_rows / 1.5]
+    return min((row[3] for row in near), default=math.inf)
 
 
 def _in_time(oracle: str, rank: int, num_rows: int, seconds: float) -> float:
@@ -59,7 +78,7 @@ def _in_time(oracle: str, rank: int, num_rows: int, seconds: float) -> float:
     if after <= before:  # it ends by itself: more time is of no use
         return tight
     exponent = min(max(math.log(loose / tight) / math.log(after / before), _SLOWEST), _FASTEST)
-    return max(tight * math.pow(after / max(seconds, 1e-3), exponent), _ASKED)
+    return max(tight * math.pow(after / max(seconds, 1e-3), exponent), SMALLEST_LOOSENESS)
 
 
 def _interpolated(places: Sequence[float], values: Sequence[float], place: float) -> float:

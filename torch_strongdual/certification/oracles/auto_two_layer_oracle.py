@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.oracles._boxes.search import OVERDRAFT
-from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
+from torch_strongdual.certification.oracles._expected_looseness import (
+    SMALLEST_LOOSENESS,
+    expected_looseness,
+    expected_seconds,
+)
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
 from torch_strongdual.certification.oracles._spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
@@ -178,7 +182,10 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def _refinements(
         self, problem: SphereProblem, seconds: float, known: float, hardness: float = 1.0
     ) -> list[AbstractTwoLayerOracle]:
-        """What may beat the quadratic relaxation, and a bound of looseness ``known``; the most promising one last."""
+        """What may beat the quadratic relaxation, and a bound of looseness ``known``.
+
+        The most promising one last; where some are expected to leave nothing to be asked for, the quickest of these first.
+        """
         size = problem.rank, problem.num_rows, problem.num_outputs
         boxes: list[AbstractTwoLayerOracle] = [self._boxes] if problem.rank <= self._boxes.max_rank else []
         others = self._others(problem)
@@ -192,7 +199,15 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         expected = [pair for pair in measured if math.isfinite(pair[0])]
         best = min((looseness for looseness, _ in expected), default=math.inf)
         promising = [pair for pair in expected if pair[0] <= max(best, min(_COMPARABLE * best, known))]
-        return [oracle for _, oracle in sorted(promising, key=lambda pair: -pair[0])]
+        tightest_last = [oracle for _, oracle in sorted(promising, key=lambda pair: -pair[0])]
+        ready = [oracle for looseness, oracle in promising if looseness <= SMALLEST_LOOSENESS]
+        quickest = min(ready, key=lambda oracle: self._expected_seconds(problem, oracle), default=None)
+        return tightest_last if quickest is None else [quickest, *(o for o in tightest_last if o is not quickest)]
+
+    def _expected_seconds(self, problem: SphereProblem, oracle: AbstractTwoLayerOracle) -> float:
+        """Until it is as tight as was ever measured."""
+        rank = _effective_rank(problem.rows) if oracle is self._boxes else problem.rank
+        return expected_seconds(_class_name(oracle), rank=rank, num_rows=problem.num_rows)
 
     def _step(
         self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
