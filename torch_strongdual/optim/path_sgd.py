@@ -72,7 +72,8 @@ class PathSGD(AbstractPathOptimizer):
         penalty: ``"product"``, ``"power"`` or ``"l2_path"``, see :func:`torch_strongdual.functional.path_penalty`.
         maximize: Whether to maximise the loss; the penalty is still minimised.
         foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only. Unless it is ``True``, large layers on the
-            CPU are stepped by compiled code for the product form, which reads them from memory as often as SGD does.
+            CPU are stepped by compiled code for the product form, which reads them from memory as often as SGD does (the
+            first step on a machine compiles it, in some six seconds).
         differentiable: Not supported; only ``False`` is accepted.
 
     Raises:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoxBranchAndBound, PolynomialSandwich
@@ -17,6 +18,7 @@ from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 NO_POINTS = np.zeros((0, 8))
 
@@ -112,3 +114,20 @@ def test_a_problem_harder_than_those_measured_is_so_for_all() -> None:
         )
         assert hard == pytest.approx(3.0 * usual)
     assert expected_looseness("BoxBranchAndBound", rank=6, num_rows=50, seconds=10.0, hardness=0.1) == 0.01
+
+
+def test_the_source_of_a_bound_is_that_of_the_larger_side() -> None:
+    class Named(AbstractTwoLayerOracle):
+        """Says which side it was asked about."""
+
+        def maximise(self, problem: SphereProblem, request: BoundRequest, starts: NDArray[np.float64]) -> SphereBound:
+            upper = float(np.maximum(problem.duals, 0.0).sum())
+            lower = float(problem.values(starts)[0])
+            return SphereBound(upper=upper, lower=lower, points=starts[:1], stats={"oracle": f"upper {upper:g}"})
+
+    problem = SphereProblem(rows=np.eye(2), duals=np.array([[3.0], [-2.0]]), linear=np.zeros((2, 1)))
+    for sign in (1.0, -1.0):
+        turned = SphereProblem(rows=problem.rows, duals=sign * problem.duals, linear=problem.linear)
+        found = two_sided_bound(Named(), turned, BoundRequest(deadline=Deadline(5.0)), np.zeros((0, 2)))
+        assert found.upper == 3.0
+        assert found.stats["oracle"] == "upper 3"

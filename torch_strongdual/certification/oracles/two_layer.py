@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -191,6 +190,7 @@ def two_sided_bound(
     is_moving = True
     latest: dict[int, SphereBound] = {}
     bounds: list[SphereBound] = []
+    tightest: dict[int, SphereBound] = {}
     # The larger side first, but not with all the time; then the other, to no more than that, and so on while it helps.
     for turn in range(_MAX_TURNS):
         floor = max(request.floor, (1.0 + request.rtol) * lower)
@@ -206,6 +206,8 @@ def two_sided_bound(
         latest[index] = oracle.maximise(halves[index], asked, ascents[index])
         bounds.append(latest[index])
         is_moving = index == second or latest[index].upper < uppers[index]
+        if index not in tightest or latest[index].upper < uppers[index]:
+            tightest[index] = latest[index]
         uppers[index] = min(uppers[index], latest[index].upper)
         lower = max(lower, latest[index].lower)
     points = np.concatenate([b.points for b in latest.values()])
@@ -214,11 +216,16 @@ def two_sided_bound(
         upper=max(uppers),
         lower=float(np.max(values, initial=0.0)),
         points=points[np.argsort(-values, kind="stable")],
-        stats=_summed(bounds),
+        stats=_summed(bounds) | _source(tightest[max(tightest, key=lambda side: uppers[side])]),
     )
 
 
-def _summed(bounds: list[SphereBound]) -> Mapping[str, float | str]:
+def _source(bound: SphereBound) -> dict[str, float | str]:
+    """What gave a bound, if it says so."""
+    return {key: value for key, value in bound.stats.items() if key == "oracle"}
+
+
+def _summed(bounds: list[SphereBound]) -> dict[str, float | str]:
     """Add up the numbers of several calls; keep the last word where it is text."""
     total: dict[str, float | str] = {}
     for bound in bounds:
