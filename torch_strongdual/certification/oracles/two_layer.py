@@ -165,7 +165,7 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
 
 #: Share of the time left that is for the side with the larger value, while the other is not yet known: mostly it is the harder
 #: one, but where both attain as much, as at an optimum with branches of both signs, both are as hard.
-_LARGER_SIDE, _EQUAL_SIDE, _ALIKE = 0.75, 0.55, 0.9
+_LARGER_SIDE, _EQUAL_SIDE, _ALIKE = 0.75, 0.55, 0.97
 _MAX_TURNS = 8
 
 

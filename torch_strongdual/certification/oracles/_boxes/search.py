@@ -32,7 +32,7 @@ _COST_EXPONENT = 0.75  # near the goal
 #: Time over what is left that a search may be expected to take: towards its end it goes on with a somewhat larger bound, which
 #: is closer to the goal than the next rung of the ladder.
 OVERDRAFT = 1.5
-_DOUBT = 5.0
+_DOUBT = 2.0
 
 _PATIENCE = 0.6  # share of the cells allowed before a search may be hurried
 _SHARE = 0.7  # of the cells left, planned for
