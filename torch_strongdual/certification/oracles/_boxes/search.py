@@ -73,18 +73,15 @@ def search_boxes(
         unfinished: Where searches are kept that ran out of time, and looked for.
         resumes_short: Whether a short search can go on as a long one: not if it uses fewer threads.
     """
-    problem = _weighty(problem)
-    unfinished = UnfinishedSearches() if unfinished is None else unfinished
-    search = _Search(
-        problem=problem,
-        request=request,
-        points=starts,
-        upper=min(_crude_upper(problem), request.known_upper, unfinished.proven(problem)),
-        plant=plant,
+    search = _search(
+        problem,
+        request,
+        starts,
+        plant,
+        UnfinishedSearches() if unfinished is None else unfinished,
         max_cells=max_cells,
         progress=progress,
         short_search=short_search,
-        unfinished=unfinished,
         resumes_short=resumes_short,
     )
     search.run()
@@ -115,31 +112,40 @@ def seconds_to_goal(
         unfinished: Where the search is kept.
         short_search: Cells to spend on it.
     """
-    problem = _weighty(problem)
-    upper = min(_crude_upper(problem), request.known_upper, unfinished.proven(problem))
-    search = _Search(
-        problem=problem,
-        request=request,
-        points=starts,
-        upper=upper,
-        plant=plant,
-        max_cells=None,
-        progress=None,
-        short_search=short_search,
-        unfinished=unfinished,
-        resumes_short=True,
-    )
-    return search.seconds_to_goal()
+    return _search(problem, request, starts, plant, unfinished, short_search=short_search).seconds_to_goal()
 
 
-def _weighty(problem: SphereProblem) -> SphereProblem:
-    """Without rows that add nothing."""
+def _search(
+    problem: SphereProblem,
+    request: BoundRequest,
+    starts: FloatArray,
+    plant: ForestFactory,
+    unfinished: UnfinishedSearches,
+    *,
+    short_search: int,
+    max_cells: int | None = None,
+    progress: Callable[[float, float], None] | None = None,
+    resumes_short: bool = True,
+) -> _Search:
+    """A search of the problem without rows that add nothing, with what is known of it."""
     weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
-    return SphereProblem(
+    problem = SphereProblem(
         rows=np.ascontiguousarray(problem.rows[weight > 0]),
         duals=np.ascontiguousarray(problem.duals[weight > 0]),
         linear=np.ascontiguousarray(problem.linear),
         one_sided=problem.one_sided,
+    )
+    return _Search(
+        problem=problem,
+        request=request,
+        points=starts,
+        upper=min(_crude_upper(problem), request.known_upper, unfinished.proven(problem)),
+        plant=plant,
+        max_cells=max_cells,
+        progress=progress,
+        short_search=short_search,
+        unfinished=unfinished,
+        resumes_short=resumes_short,
     )
 
 
