@@ -31,9 +31,8 @@ def averaged_slope(inputs: Tensor, layers: Sequence[StackedLayer], between: Sequ
     first = layers[0]
     num_channels = first.weight.shape[0] * first.fan_out
     is_plain = inputs.dtype in (torch.float32, torch.float64) and inputs.dtype == first.weight.dtype
-    if not is_plain or torch.is_autocast_enabled(
-        "cpu"
-    ):  # sums of slopes and patches are longer than half precision is good for
+    # sums of slopes and patches are longer than half precision is good for
+    if not is_plain or torch.is_autocast_enabled("cpu"):
         return None
     if first.fan_in > _SMALL_PATCH and _CHANNELS_A_NUMBER * first.fan_in > num_channels:
         return None

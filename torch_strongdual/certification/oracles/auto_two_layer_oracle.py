@@ -119,10 +119,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
                 found = _tighter(found, answer)
         if request.is_met(found.upper, found.lower):
             return found
-        known = request.known_upper / found.lower - 1.0 if found.lower > 0.0 else math.inf
-        steps = self._refinements(problem, request.deadline.remaining, known, self._hardness(problem, found.lower))
-        if self._boxes_in_reach(problem, request, found):
-            steps = [self._boxes]
+        steps = self._steps(problem, request, found)
         for number, oracle in enumerate(steps):
             points = found.points if len(found.points) else starts
             share = 1.0 if number == len(steps) - 1 else _share(oracle)
@@ -131,6 +128,14 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
             if request.is_met(found.upper, found.lower):
                 break
         return found
+
+    def _steps(self, problem: SphereProblem, request: BoundRequest, found: SphereBound) -> list[AbstractTwoLayerOracle]:
+        """What to ask after the quadratic relaxation, in this order."""
+        hardness = self._hardness(problem, found.lower)
+        if self._boxes_in_reach(problem, request, found, hardness):
+            return [self._boxes]
+        known = request.known_upper / found.lower - 1.0 if found.lower > 0.0 else math.inf
+        return self._refinements(problem, request.deadline.remaining, known, hardness)
 
     def _quick(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """The quadratic relaxation, unless the question was asked before."""
@@ -142,7 +147,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         share = (0.5 if wide else 0.15) if has_more else 0.9
         return self._step(QuadraticRelaxation(), problem, request, starts, share=share)
 
-    def _boxes_in_reach(self, problem: SphereProblem, request: BoundRequest, found: SphereBound) -> bool:
+    def _boxes_in_reach(self, problem: SphereProblem, request: BoundRequest, found: SphereBound, hardness: float) -> bool:
         """Whether a short search promises that boxes will meet the request in time, and no relaxation is expected to."""
         boxes = self._boxes
         if not (problem.one_sided and isinstance(boxes, BoxBranchAndBound) and problem.rank <= boxes.max_rank):
@@ -150,7 +155,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         if boxes.max_cells is not None or not found.lower > 0.0:  # answers of a budget of cells are to be repeatable
             return False
         excess = max(request.floor, request.target or 0.0, (1.0 + request.rtol) * found.lower) / found.lower - 1.0
-        seconds, hardness = request.deadline.remaining, self._hardness(problem, found.lower)
+        seconds = request.deadline.remaining
         others = [self._expected(problem, oracle, seconds, hardness) for oracle in self._others(problem)]
         if min(others, default=math.inf) <= excess:
             return False

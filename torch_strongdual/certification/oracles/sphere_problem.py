@@ -33,6 +33,7 @@ class SphereProblem:
     duals: FloatArray
     linear: FloatArray
     one_sided: bool = False
+    _digest: list[bytes] = field(default_factory=list, init=False, repr=False)  # of the numbers, once it was asked for
 
     @property
     def num_rows(self) -> int:
@@ -76,10 +77,12 @@ class SphereProblem:
 
     def fingerprint(self) -> bytes:
         """The same for problems of the same numbers, and in practice for no others."""
-        digest = hashlib.blake2b(repr((self.rows.shape, self.duals.shape, self.one_sided)).encode())
-        for array in (self.rows, self.duals, self.linear):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.digest()
+        if not self._digest:
+            digest = hashlib.blake2b(repr((self.rows.shape, self.duals.shape, self.one_sided)).encode())
+            for array in (self.rows, self.duals, self.linear):
+                digest.update(np.ascontiguousarray(array).tobytes())
+            self._digest.append(digest.digest())
+        return self._digest[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
