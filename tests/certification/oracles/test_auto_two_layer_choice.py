@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.certification.oracles._one_sided_problem import one_sided_problem
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoxBranchAndBound, PolynomialSandwich
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
@@ -29,13 +30,7 @@ def compiled() -> None:
 
 
 def problem_of(seed: int, *, rank: int = 8, num_rows: int = 60) -> SphereProblem:
-    generator = np.random.default_rng(seed)
-    return SphereProblem(
-        rows=generator.standard_normal((num_rows, rank)),
-        duals=generator.standard_normal((num_rows, 1)),
-        linear=np.zeros((rank, 1)),
-        one_sided=True,
-    )
+    return one_sided_problem(seed, rank=rank, num_rows=num_rows)
 
 
 def answer(upper: float, limited_by: str) -> SphereBound:

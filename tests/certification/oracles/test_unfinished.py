@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from tests.certification.oracles._one_sided_problem import one_sided_problem
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import Forest, Progress
@@ -34,13 +35,7 @@ class StillForest:
 
 
 def problem_of(seed: int, rank: int = 3, num_rows: int = 8) -> SphereProblem:
-    generator = np.random.default_rng(seed)
-    return SphereProblem(
-        rows=generator.standard_normal((num_rows, rank)),
-        duals=generator.standard_normal((num_rows, 1)),
-        linear=np.zeros((rank, 1)),
-        one_sided=True,
-    )
+    return one_sided_problem(seed, rank=rank, num_rows=num_rows)
 
 
 def test_a_forest_leaves_for_its_own_bound_and_is_copied_for_a_larger_one() -> None:
