@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks._cpu_deadline import CpuDeadline
 from benchmarks._race_instances import gaussian_regression, spiral, standardised_diabetes
 from torch_strongdual.certification import DualSolver, TrainingProblem, max_path_decay
-from torch_strongdual.certification._training_loop import TrainingLoop
+from torch_strongdual.certification._training.training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import GatedReLU, ParallelNet, ParallelWeights

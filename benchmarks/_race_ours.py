@@ -7,7 +7,7 @@ import torch
 from benchmarks._race_instances import RaceInstance, network
 from benchmarks._race_trace import Trace
 from torch_strongdual.certification import Deadline, DualSolver, OptimizationRecord, TrainingProblem
-from torch_strongdual.certification._training_loop import TrainingLoop
+from torch_strongdual.certification._training.training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 

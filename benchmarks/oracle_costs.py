@@ -5,7 +5,7 @@
 
 One thread; limits are CPU time of the process. ``looseness`` is the proven upper bound over the largest value known, less one.
 Writes ``oracle_costs.txt`` and ``oracle_costs.json`` to ``benchmarks/results``. The table in
-``torch_strongdual/certification/oracles/_measured_looseness.py`` holds its rows; a test compares them.
+``torch_strongdual/certification/oracles/_choice/measured_looseness.py`` holds its rows; a test compares them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from benchmarks._race_ours import prepared
 from benchmarks._relaxation_instances import RelaxationCase, relaxation_cases, training_data
 from benchmarks._suite import Benchmark, Options, run_from_command_line
 from torch_strongdual.certification import Certificate
-from torch_strongdual.certification._training_loop import TrainingLoop
+from torch_strongdual.certification._training.training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.nn import ParallelWeights
 

@@ -22,7 +22,7 @@ from torch_strongdual.certification import (
     reduce_branches,
     verify_certificate,
 )
-from torch_strongdual.certification.restricted_dual import AtomSet
+from torch_strongdual.certification._restricted.restricted_dual import AtomSet
 from torch_strongdual.errors import ShapeError, UnsupportedModelError
 from torch_strongdual.metrics import DualityGap
 from torch_strongdual.nn import ParallelNet, ParallelWeights, branch_spec_of

@@ -17,8 +17,8 @@ from torch_strongdual.certification import (
     differentiable_optimum,
     optimize_to_certificate,
 )
-from torch_strongdual.certification._factors.factor_optimum import factor_optimum
-from torch_strongdual.certification._scaled_loss import ScaledLoss
+from torch_strongdual.certification._derivatives.factor_optimum import factor_optimum
+from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.errors import InvalidInputError, NotDifferentiableError, UnsupportedLossError
 from torch_strongdual.losses import HalfSquaredLoss

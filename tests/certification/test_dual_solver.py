@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests._cpu_clock import count_cpu_time
 from tests.references.convex_program import convex_program_optimum
 from torch_strongdual.certification import Deadline, DualSolver, TrainingProblem, optimize_to_certificate
-from torch_strongdual.certification._support_polish import polished
+from torch_strongdual.certification._restricted.support_polish import polished
 from torch_strongdual.certification.oracles import DoublyNonnegativeRelaxation, GatedOracle, QuadraticRelaxation
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.losses import HalfSquaredLoss

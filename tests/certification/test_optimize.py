@@ -24,8 +24,8 @@ from torch_strongdual.certification import (
     optimize_to_certificate,
 )
 from torch_strongdual.certification._growth import best_step, grown, random_branches
-from torch_strongdual.certification._local_descent import descend
-from torch_strongdual.certification._refit import merged, refitted
+from torch_strongdual.certification._training.local_descent import descend
+from torch_strongdual.certification._training.refit import merged, refitted
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest, LocalSearch

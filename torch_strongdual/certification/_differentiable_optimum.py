@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_finite
-from torch_strongdual.certification._factors.factor_optimum import factor_optimum
+from torch_strongdual.certification._derivatives.factor_optimum import factor_optimum
+from torch_strongdual.certification._derivatives.pattern_optimum import pattern_optimum
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification._pattern_optimum import pattern_optimum
-from torch_strongdual.certification._scaled_loss import ScaledLoss
+from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.differentiable_optimum import DifferentiableOptimum
 from torch_strongdual.certification.training_problem import TrainingProblem

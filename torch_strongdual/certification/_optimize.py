@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch_strongdual._checks import check_finite, check_positive
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification._progress_bar import progress_bar
-from torch_strongdual.certification._training_loop import TrainingLoop
+from torch_strongdual.certification._training.progress_bar import progress_bar
+from torch_strongdual.certification._training.training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus
 from torch_strongdual.certification.deadline import Deadline

@@ -13,8 +13,8 @@ from torch_strongdual.certification._dual_norm import max_path_decay
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._optimize import check_numbers, check_startable, optimize_problem
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification._progress_bar import progress_bar
-from torch_strongdual.certification._training_loop import TrainingLoop
+from torch_strongdual.certification._training.progress_bar import progress_bar
+from torch_strongdual.certification._training.training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver

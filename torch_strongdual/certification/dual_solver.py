@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from torch_strongdual._checks import check_positive
-from torch_strongdual.certification._atom_store import AtomStore
-from torch_strongdual.certification._deep_joint_candidate import DeepJointCandidate
-from torch_strongdual.certification._joint_candidate import JointCandidate, JointPoint
+from torch_strongdual.certification._dual.atom_store import AtomStore
+from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
+from torch_strongdual.certification._dual.joint_candidate import JointCandidate, JointPoint
+from torch_strongdual.certification._dual.proven_points import ProvenPoints
+from torch_strongdual.certification._dual.solver_run import SolverRun
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification._proven_points import ProvenPoints
-from torch_strongdual.certification._restricted_program import RestrictedPrograms
-from torch_strongdual.certification._solver_run import SolverRun
+from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness

@@ -13,8 +13,8 @@ from tests.certification.oracles._one_sided_problem import one_sided_problem
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoxBranchAndBound, PolynomialSandwich
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
-from torch_strongdual.certification.oracles._expected_looseness import expected_looseness
-from torch_strongdual.certification.oracles._spent_oracles import SpentOracles
+from torch_strongdual.certification.oracles._choice.expected_looseness import expected_looseness
+from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.local_ascent import local_maxima

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torch_strongdual.certification.oracles._expected_looseness import expected_looseness, expected_seconds
-from torch_strongdual.certification.oracles._measured_looseness import MEASURED
+from torch_strongdual.certification.oracles._choice.expected_looseness import expected_looseness, expected_seconds
+from torch_strongdual.certification.oracles._choice.measured_looseness import MEASURED
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 

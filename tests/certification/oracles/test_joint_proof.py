@@ -10,8 +10,8 @@ import torch
 from tests.references.enumeration import exact_dual_norm
 from torch_strongdual.certification import Deadline
 from torch_strongdual.certification.oracles import BoundRequest
-from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_joint_ascent import JointLeaf
-from torch_strongdual.certification.oracles._doubly_nonnegative.joint_proof import JointProof
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_joint_ascent import JointLeaf
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
 from torch_strongdual.nn import BranchActivation, BranchSpec
 
 NUM_ROWS, RANK = 6, 3

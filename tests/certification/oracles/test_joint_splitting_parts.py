@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.moment_halves import moment_halves
-from torch_strongdual.certification.oracles._doubly_nonnegative.piecewise_root import piecewise_root
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.moment_halves import moment_halves
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.piecewise_root import piecewise_root
 
 
 def random(*shape: int, seed: int) -> Tensor:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.oracles._boxes.search import OVERDRAFT
-from torch_strongdual.certification.oracles._expected_looseness import (
+from torch_strongdual.certification.oracles._choice.expected_looseness import (
     SMALLEST_LOOSENESS,
     expected_looseness,
     expected_seconds,
 )
+from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
-from torch_strongdual.certification.oracles._spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound

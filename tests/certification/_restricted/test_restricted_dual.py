@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import pickle
+import sys
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torch_strongdual.certification import Deadline, TrainingProblem
+from torch_strongdual.certification._restricted import restricted_program
+from torch_strongdual.certification._restricted.program_data import ProgramData
+from torch_strongdual.certification._restricted.restricted_dual import AtomSet, solve_restricted_dual
+from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
+from torch_strongdual.errors import MissingDependencyError, SolverError
+from torch_strongdual.nn import ParallelNet, ParallelWeights
+
+
+def pose(loss: nn.Module, *, num_outputs: int = 1, bias: bool = False) -> tuple[TrainingProblem, AtomSet]:
+    torch.manual_seed(0)
+    inputs = torch.randn(25, 3, dtype=torch.float64)
+    scores = torch.randn(25, num_outputs, dtype=torch.float64)
+    targets: Tensor = scores
+    if isinstance(loss, nn.CrossEntropyLoss):
+        targets = scores.argmax(1)
+    elif isinstance(loss, nn.BCEWithLogitsLoss):
+        targets = (scores > 0).double()
+    net = ParallelNet(
+        nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, num_outputs, bias=bias), num_branches=8, dtype=torch.float64
+    )
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=0.02)
+    return problem, AtomSet.of_network(problem, ParallelWeights.from_module(net))
+
+
+def reference(problem: TrainingProblem, atoms: Tensor, name: str) -> float:
+    """The restricted primal in cvxpy, mean losses."""
+    targets = problem.loss.targets.numpy()
+    n, c = targets.shape
+    coefficients = cp.Variable((atoms.shape[1], c))
+    outputs = atoms.numpy() @ coefficients
+    if problem.spec.output_bias:
+        outputs = outputs + np.ones((n, 1)) @ cp.reshape(cp.Variable(c), (1, c), order="C")
+    if name == "squared":
+        loss = cp.sum_squares(outputs - targets) / (n * c)
+    elif name == "absolute":
+        loss = cp.sum(cp.abs(outputs - targets)) / (n * c)
+    elif name == "huber":
+        loss = 0.5 * cp.sum(cp.huber(outputs - targets, 1.0)) / (n * c)
+    elif name == "logistic":
+        loss = (cp.sum(cp.logistic(outputs)) - cp.sum(cp.multiply(targets, outputs))) / (n * c)
+    else:
+        loss = (cp.sum(cp.log_sum_exp(outputs, axis=1)) - cp.sum(cp.multiply(targets, outputs))) / n
+    program = cp.Problem(cp.Minimize(loss + problem.dual_norm_limit * cp.sum(cp.norm(coefficients, 2, axis=1))))
+    program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+    return float(program.value)
+
+
+CASES = [
+    (nn.MSELoss(), "squared", 1),
+    (nn.MSELoss(), "squared", 3),
+    (nn.HuberLoss(), "huber", 2),
+    (nn.SmoothL1Loss(beta=1.0), "huber", 1),
+    (nn.L1Loss(), "absolute", 1),
+    (nn.BCEWithLogitsLoss(), "logistic", 1),
+    (nn.CrossEntropyLoss(), "softmax", 3),
+]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("loss", "name", "num_outputs"), CASES, ids=[f"{c[1]}-{c[2]}" for c in CASES])
+def test_both_solvers_agree_with_the_truth_to_a_millionth(loss: nn.Module, name: str, num_outputs: int, bias: bool) -> None:
+    problem, atoms = pose(loss, num_outputs=num_outputs, bias=bias)
+    truth = reference(problem, atoms.features, name)
+    programs = RestrictedPrograms()
+    for given, solver in ((programs, "cone program"), (None, "cone program" if name == "absolute" else "group lasso")):
+        solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(30.0), programs=given)
+        assert solution.solver == solver
+        assert solution.objective == pytest.approx(truth, rel=1e-6)
+        violation = float((atoms.features.T @ solution.candidate).norm(dim=1).max()) / problem.dual_norm_limit
+        assert violation <= 1 + 1e-4
+        dual = problem.loss.dual_objective(solution.candidate / max(violation, 1.0))
+        assert truth * (1 - 2e-6) <= dual <= truth * (1 + 1e-6)
+    assert programs.num_canonicalised == 1
+
+
+def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> None:
+    programs = RestrictedPrograms(max_kept=2)
+    problem, atoms = pose(nn.MSELoss())
+
+    def solve(number: int, *, strength: float = 1.0) -> Tensor:
+        data = ProgramData.of(problem, atoms.features[:, :number], limit=torch.tensor(strength * problem.path_decay))
+        found = programs.solve(data).coefficients
+        assert found.shape == (number, 1)
+        return found
+
+    first = solve(9)
+    solve(12), solve(16, strength=2.0)
+    assert programs.num_canonicalised == 1
+    torch.testing.assert_close(solve(9), first)
+    solve(5)
+    assert programs.num_canonicalised == 2
+    solve(3), solve(10)
+    assert programs.num_canonicalised == 2
+    other, atoms = pose(nn.HuberLoss())
+    programs.solve(ProgramData.of(other, atoms.features))
+    assert programs.num_canonicalised == 3
+    problem, atoms = pose(nn.MSELoss())
+    solve(4)  # dropped meanwhile: least recently used
+    assert programs.num_canonicalised == 4
+    assert pickle.loads(pickle.dumps(programs)).num_canonicalised == 0
+
+
+@pytest.mark.parametrize(("copies", "solver"), [(80, "cone program"), (400, "group lasso")])
+def test_programs_are_solved_once_where_large_and_left_to_first_order_steps_where_larger(copies: int, solver: str) -> None:
+    problem, atoms = pose(nn.MSELoss())
+    many = AtomSet(
+        features=atoms.features.repeat(1, copies),
+        coefficients=atoms.coefficients.repeat(copies, 1) / copies,
+        owners=copies * atoms.owners,
+    )
+    programs = RestrictedPrograms()
+    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(60.0), programs=programs)
+    assert (solution.solver, programs.num_canonicalised) == (solver, 0)
+    assert solution.objective == pytest.approx(reference(problem, atoms.features, "squared"), rel=1e-6)
+
+
+def test_easy_problems_and_those_without_time_need_no_cone_program() -> None:
+    problem, atoms = pose(nn.MSELoss())
+    for rtol, deadline in ((1e-1, Deadline(30.0)), (1e-8, Deadline(1.0))):
+        programs = RestrictedPrograms()
+        solution = solve_restricted_dual(problem, atoms, rtol=rtol, deadline=deadline, programs=programs)
+        assert (solution.solver, programs.num_solved) == ("group lasso", 0)
+
+
+def test_a_large_absolute_loss_is_solved_once_by_cvxpy() -> None:
+    problem, atoms = pose(nn.L1Loss())
+    many = AtomSet(
+        features=atoms.features.repeat(1, 80),
+        coefficients=atoms.coefficients.repeat(80, 1) / 80,
+        owners=80 * atoms.owners,
+    )
+    programs = RestrictedPrograms()
+    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=programs)
+    assert (solution.solver, programs.num_canonicalised) == ("cone program", 0)
+    assert solution.objective == pytest.approx(reference(problem, atoms.features, "absolute"), rel=1e-6)
+
+
+def test_without_cvxpylayers_smooth_losses_are_solved_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cvxpylayers", None)
+    monkeypatch.setitem(sys.modules, "cvxpylayers.torch", None)
+    problem, atoms = pose(nn.MSELoss())
+    solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(9.0), programs=RestrictedPrograms())
+    assert solution.solver == "group lasso"
+    with pytest.raises(MissingDependencyError, match="pip install cvxpylayers"):
+        solve_restricted_dual(*pose(nn.L1Loss()), rtol=1e-8, deadline=Deadline(9.0))
+
+
+def test_a_failure_of_the_cone_solver_is_named_or_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(layer: object, data: object, settings: object) -> None:
+        raise SolverError("The restricted program was not solved.", solver="Clarabel", solver_status="planted")
+
+    monkeypatch.setattr(restricted_program, "_solve_layer", failing)
+    deadline = Deadline(9.0)
+    smooth, atoms = pose(nn.MSELoss())
+    solution = solve_restricted_dual(smooth, atoms, rtol=1e-8, deadline=deadline, programs=RestrictedPrograms())
+    assert solution.solver == "group lasso"
+    with pytest.raises(SolverError, match="not solved"):
+        solve_restricted_dual(*pose(nn.L1Loss(), num_outputs=9), rtol=1e-8, deadline=deadline)
+
+
+def test_atoms_are_features_of_unit_branches_and_rebuild_the_outputs() -> None:
+    problem, atoms = pose(nn.MSELoss(), num_outputs=2)
+    torch.manual_seed(0)
+    torch.randn(25, 3, dtype=torch.float64), torch.randn(25, 2, dtype=torch.float64)
+    net = ParallelNet(nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False), num_branches=8, dtype=torch.float64)
+    outputs = ParallelWeights.from_module(net).outputs(problem.inputs)
+    torch.testing.assert_close(atoms.features @ atoms.coefficients, outputs)
+    norms = problem.inputs.norm(dim=1)
+    assert bool((atoms.features.abs() <= norms[:, None] * (1 + 1e-12)).all())
+
+
+def test_dead_branches_are_no_atoms() -> None:
+    problem, _ = pose(nn.MSELoss())
+    net = ParallelNet(nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False), num_branches=4, dtype=torch.float64)
+    with torch.no_grad():
+        net.get_parameter("2.weight")[1:] = 0.0
+    atoms = AtomSet.of_network(problem, ParallelWeights.from_module(net))
+    assert atoms.features.shape[1] <= 2

@@ -1,0 +1,1 @@
+"""Derivatives of the optimal network: cone programs of one output, stationary points of factors of several."""

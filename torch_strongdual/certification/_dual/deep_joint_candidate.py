@@ -1,0 +1,159 @@
+"""Dual points of deep networks, chosen together with the lines that bound their dual norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_strongdual.certification._dual.joint_candidate import JointPoint
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles import BoundRequest, DepthRecursion
+from torch_strongdual.certification.oracles._depth.joint_slopes import DeepTraining, JointSlopes
+from torch_strongdual.certification.oracles.auto_oracle import AutoState
+from torch_strongdual.certification.oracles.depth_recursion import DepthRecursionState
+from torch_strongdual.certification.oracles.row_space import power_of_two_scale
+from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.losses import HuberFamilyLoss
+
+__all__ = ["DeepJointCandidate"]
+
+_MAX_ROWS = 1500
+_MAX_ACTIVATIONS = 3  # beyond, leaky ones have many functionals
+_SETTLED, _CLOSE = 1e-3, 2e-3  # progress, and distance from what can be reached, relative to the value
+_PATIENCE = 4
+_RTOL = 5e-3
+
+
+class DeepJointCandidate:
+    """Keeps the iterations of :class:`JointSlopes` between calls; in place of ``JointCandidate`` for several activations.
+
+    Args:
+        problem: Any; where the method does not apply there is no candidate.
+    """
+
+    #: Looseness of a proof of the residual from which this is worth its time.
+    worthwhile_from = 0.02
+    #: Of the time left: for one call, and for all of them.
+    share, total_share = 0.75, 0.95
+
+    def __init__(self, problem: TrainingProblem) -> None:
+        self._problem = problem
+        self._iterations: JointSlopes | None = None
+        self._unit = 1.0
+        self._proven_value = -math.inf
+        self._point: Tensor | None = None
+        self._upper = math.inf
+        self._is_unfinished = False  # the proof of the last point
+        #: Whether there is nothing to offer, or no more.
+        self.is_spent = not self.supports(problem)
+
+    @staticmethod
+    def supports(problem: TrainingProblem) -> bool:
+        """One output, squared, Huber or absolute loss, two or more (leaky) ReLUs, not too many samples."""
+        loss, spec = problem.loss, problem.spec
+        bends = [a for a in spec.activations if not a.is_identity]
+        if spec.is_gated or spec.patch_map is not None or spec.hidden_bias_layers or not len(bends) >= 2:
+            return False
+        if any(a.negative_slope for a in bends) and len(bends) > _MAX_ACTIVATIONS:
+            return False
+        return isinstance(loss, HuberFamilyLoss) and loss.num_outputs == 1 and loss.num_samples <= _MAX_ROWS
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a point already."""
+        return self._iterations is not None
+
+    def next_point(
+        self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
+    ) -> JointPoint | None:
+        """Iterate until the point settles or the time is up, and prove it; then prove more of it, then iterate again.
+
+        Returns ``None`` if there is nothing to offer any more, or no time.
+
+        Args:
+            deadline: For this call.
+            attainable: Best objective known (not used).
+            near: A dual point to start from: its signs decide which samples are grouped.
+            oracle_state: Of the oracle in use: its searches at ``near`` are gone on with, and it proves the point.
+        """
+        chosen = oracle_state if isinstance(oracle_state, AutoState) else None
+        if self.is_spent or near is None or chosen is None or not isinstance(chosen.oracle, DepthRecursion):
+            self.is_spent = True
+            return None
+        oracle, state = chosen.oracle, chosen.state
+        if self._iterations is None:
+            self._iterations = self._begun(oracle, state, near)
+        is_new = False
+        if self._iterations is not None and not self._is_unfinished:
+            is_new = self._iterated(self._iterations, state, deadline.fraction(0.8))
+        if self._iterations is not None and is_new:
+            self._point = self._proposed(self._iterations, oracle, state)
+        if self._point is None or (deadline.expired and not is_new):
+            self.is_spent = not deadline.expired
+            return None
+        bound = oracle.bound(state, self._point, BoundRequest(rtol=_RTOL, deadline=deadline))
+        was_unfinished, self._is_unfinished = self._is_unfinished, deadline.expired
+        if not is_new and not bound.upper < self._upper:  # the same point, more cases
+            self.is_spent, self._is_unfinished = not was_unfinished, False
+            return None
+        self._upper = bound.upper
+        return JointPoint(candidate=self._point, bound=bound)
+
+    def _begun(self, oracle: DepthRecursion, state: DepthRecursionState, near: Tensor) -> JointSlopes | None:
+        loss, given = self._problem.loss, self._problem
+        assert isinstance(loss, HuberFamilyLoss)
+        targets = (loss.targets - given.null_outputs() if given.spec.output_bias else loss.targets)[:, 0].numpy()
+        largest = float(np.abs(targets).max(initial=0.0))
+        bound, curvature = loss.slope_bound / loss.normalizer, loss.normalizer * loss.width
+        self._unit = min(bound, largest / curvature if curvature > 0.0 else math.inf)
+        duals = near[:, 0].numpy()
+        size = power_of_two_scale(duals)
+        if not (0.0 < self._unit < math.inf and duals.any() and np.isfinite(duals).all() and state.row_space.rank > 0):
+            return None
+        training = DeepTraining(
+            rows=state.row_space.rows,
+            targets=targets / largest,
+            curvature=curvature * self._unit / largest,
+            path_decay=given.dual_norm_limit / state.scale / self._unit,
+            slope_bound=bound / self._unit,
+            has_bias=given.spec.output_bias,
+        )
+        known = [oracle.known_search(state, sign * (duals / size)) for sign in (1.0, -1.0)]
+        estimate = max(search.estimate for search in known) * size / self._unit
+        feasible = min(1.0, training.path_decay / estimate) if estimate > 0.0 else 1.0  # 0 if not searched yet
+        return JointSlopes(training, (known[0], known[1]), feasible / self._unit * duals)
+
+    def _iterated(self, iterations: JointSlopes, state: DepthRecursionState, deadline: Deadline) -> bool:
+        """Whether there is a point that was not proven yet."""
+        before, stalls = -math.inf, 0
+        while stalls < _PATIENCE:
+            if deadline.expired or not iterations.advance(state.known_starts, deadline):
+                break
+            best = iterations.best
+            value = -math.inf if best is None else best.value
+            stalls = 0 if value > before + _SETTLED * abs(value) else stalls + 1
+            before = max(value, before)
+            if iterations.hoped - value <= _CLOSE * abs(value):
+                break
+        return iterations.best is not None and iterations.best.value > self._proven_value
+
+    def _proposed(self, iterations: JointSlopes, oracle: DepthRecursion, state: DepthRecursionState) -> Tensor | None:
+        """The point in the units of the problem; its lines are handed to the oracle."""
+        best = iterations.best
+        if best is None:
+            return None
+        self._proven_value = best.value
+        candidate = torch.from_numpy(self._unit * best.duals)[:, None]
+        if self._problem.spec.output_bias:
+            candidate = self._problem.loss.balanced(candidate)
+        if not bool(torch.isfinite(candidate).all()) or not bool(candidate.any()):
+            return None
+        duals = candidate[:, 0].numpy()
+        size = power_of_two_scale(duals)
+        for sign, search in zip((1.0, -1.0), best.searches, strict=True):
+            oracle.suggest(state, search.at(sign * (duals / size), self._unit / size))
+        return candidate

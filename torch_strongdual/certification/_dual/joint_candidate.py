@@ -1,0 +1,154 @@
+"""The joint dual point of a problem, refined over several calls, with what its own multipliers prove."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from torch_strongdual.certification._dual.joint_dual import JointDual
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.dual_norm_bound import DualNormBound
+from torch_strongdual.certification.oracles import BoundRequest
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
+from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, boxes_pay
+from torch_strongdual.certification.oracles.row_space import RowSpace
+from torch_strongdual.certification.training_problem import TrainingProblem
+
+__all__ = ["JointCandidate", "JointPoint"]
+
+_MANY_ROWS, _FROM_MANY = 300, 0.08
+_FROM_BOXES = 0.3
+_SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
+_SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
+_SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
+_POLISH = 0.3  # time for better proofs of a point, in units of what the point took
+_PATIENCE = 25  # refinements that prove nothing better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointPoint:
+    """A dual point and what is proven of its dual norm.
+
+    Args:
+        candidate: In the dual domain, shape ``(num_samples, 1)``.
+        bound: Its dual norm, without a lower bound.
+    """
+
+    candidate: Tensor
+    bound: DualNormBound
+
+
+class JointCandidate:
+    """Keeps the iterations of :class:`JointDual` between calls, so that time spent on them is never lost.
+
+    The first call iterates until the point of the plain relaxation settles. Later calls refine the relaxation: parts of the
+    sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are.
+
+    Args:
+        problem: Any; where the method does not apply, or boxes soon prove anything, there is no candidate.
+    """
+
+    #: Of the time left: for one call, and for all of them.
+    share, total_share = 1.0, 0.9
+
+    def __init__(self, problem: TrainingProblem) -> None:
+        self._problem = problem
+        self._iterations: JointDual | None = None
+        self._oracle_state: Any = None
+        self._candidate: Tensor | None = None
+        self._proof: JointProof | None = None
+        self._proven = self._hoped = -math.inf
+        self._best = self._before = -math.inf
+        self._stalls = self._slow = 0
+        self._seconds = 0.0  # that the last refinement took
+        rank = _rank(problem) if JointDual.supports(problem) else 0
+        #: Whether there is nothing to offer, or no more.
+        self.is_spent = rank <= EASY_RANK
+        #: Looseness of a proof of another point from which it is worth its time: any with few samples; some where the
+        #: iterations take long to settle; much where boxes are expected to have the last word, for which the residual is good.
+        self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
+        if boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True):
+            self.worthwhile_from = _FROM_BOXES
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a point already."""
+        return self._iterations is not None
+
+    def next_point(
+        self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
+    ) -> JointPoint | None:
+        """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more, or no time for it.
+
+        Args:
+            deadline: The first call, which is long, takes half the time at most.
+            attainable: Best objective known: what proven and hoped-for bounds are compared with.
+            near: Not used: the point does not depend on a network.
+            oracle_state: Not used.
+        """
+        if self.is_spent:
+            return None
+        if self._iterations is None:
+            self._iterations = JointDual(self._problem)
+        begin, left = deadline.elapsed, deadline.remaining
+        if self._iterations.is_settled:
+            can_split = left > _SPLIT_FROM * self._seconds
+            if not can_split and (point := self._polished(deadline)) is not None:
+                return point
+            if deadline.remaining < _SHORTEST * self._seconds:
+                return None
+            candidate = self._iterations.refine(split=can_split and self._lacks_parts(attainable), deadline=deadline)
+        else:
+            candidate = self._iterations.run(deadline=deadline.fraction(0.5), rtol=_SETTLED)
+        self._candidate, self._proof = candidate, self._iterations.proof()
+        if candidate is None or self._proof is None:
+            self.is_spent = True
+            return None
+        if self._oracle_state is None:
+            self._oracle_state = self._proof.init(self._problem.spec, self._problem.inputs)
+        spent, left = deadline.elapsed - begin, deadline.remaining
+        self._seconds = spent if self._iterations.is_settled else 0.0
+        point = self._proven_point(candidate, self._proof, deadline.fraction(min(1.0, _POLISH * spent / max(left, 1e-9))))
+        self._learn(point)
+        return point
+
+    def _polished(self, deadline: Deadline) -> JointPoint | None:
+        """The last point with a better proof, in what time is left; ``None`` if there is none."""
+        if self._candidate is None or self._proof is None or deadline.expired:
+            return None
+        before = self._proven
+        point = self._proven_point(self._candidate, self._proof, deadline)
+        self._learn(point)
+        return point if self._proven > before else None
+
+    def _proven_point(self, candidate: Tensor, proof: JointProof, deadline: Deadline) -> JointPoint:
+        request = BoundRequest(floor=self._problem.dual_norm_limit, deadline=deadline)
+        return JointPoint(candidate=candidate, bound=proof.bound(self._oracle_state, candidate, request))
+
+    def _learn(self, point: JointPoint) -> None:
+        self._proven = self._problem.scaled_bound(point.candidate, max(point.bound.upper, 1e-300)).value
+        scale = self._problem.loss.best_scale(point.candidate, 1.0)
+        self._hoped = self._problem.loss.dual_objective(scale * point.candidate)
+        self._stalls = 0 if self._proven > self._best else self._stalls + 1
+        self._before, self._best = self._best, max(self._best, self._proven)
+        self.is_spent = self._stalls > _PATIENCE
+
+    def _lacks_parts(self, attainable: float) -> bool:
+        """Whether the relaxation loses more than the accuracy of the multipliers does (for effort only)."""
+        if self._iterations is None or not self._iterations.can_split:
+            return False
+        self._slow = self._slow + 1 if self._best - self._before <= _SLOW * (attainable - self._best) else 0
+        if self._hoped - self._proven <= attainable - self._hoped or self._slow >= _SLOW_ROUNDS:
+            self._slow = 0
+            return True
+        return False
+
+
+def _rank(problem: TrainingProblem) -> int:
+    """Of what the branches see; 0 of data that are not finite."""
+    inputs = problem.spec.branch_inputs(problem.inputs).numpy()
+    return RowSpace.of(inputs).rank if np.isfinite(inputs).all() else 0

@@ -1,0 +1,188 @@
+"""A dual point chosen together with its relaxed dual norm, where rescaling a residual wastes what the relaxation loses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_joint_ascent import (
+    AbstractJointAscent,
+    RelaxedTraining,
+)
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_low_rank import JointLowRank
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_splitting import JointSplitting
+from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
+from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.losses import HuberFamilyLoss
+
+__all__ = ["JointDual", "joint_dual_point"]
+
+_MEMORY = 1.5e9  # bytes for the moments of all parts
+_LOW_RANK_ROUNDS = 8  # between two proofs
+_FULL_ROWS = 300  # up to so many, bounds from low-rank factors are improved upon by eigendecompositions
+_MAX_ROWS = 1000  # a proof takes two eigendecompositions of their number
+
+
+class JointDual:
+    r"""Iterations for the largest :math:`D(\Lambda)` whose doubly nonnegative bounds are at most ``path_decay``.
+
+    The point belongs to the problem, not to a network: it is computed once, and can be gone on with later. :meth:`refine`
+    tightens the relaxation by splits on signs, :meth:`proof` is what the iterations prove of the dual norm without an oracle.
+
+    Args:
+        problem: One that :meth:`supports` accepts.
+        device: Where the iterations run.
+        low_rank_rows: From so many samples on, on a CPU, moments are low-rank factors until the point has settled.
+
+    Raises:
+        ValueError: If it does not.
+    """
+
+    def __init__(self, problem: TrainingProblem, *, device: torch.device | str = "cpu", low_rank_rows: int = 150) -> None:
+        slope = _slope(problem)
+        loss, spec = problem.loss, problem.spec
+        if slope is None or not isinstance(loss, HuberFamilyLoss):
+            raise ValueError("JointDual does not support this problem")
+        self._problem, self._loss = problem, loss
+        inputs = spec.branch_inputs(problem.inputs).numpy()
+        input_unit = power_of_two_scale(inputs)
+        rows = RowSpace.of(inputs / input_unit).rows
+        lengths = np.linalg.norm(rows, axis=1)
+        self._kept = lengths > 1e-100 * max(float(np.max(lengths, initial=0.0)), 1e-200)
+        self._targets = (loss.targets - problem.null_outputs() if spec.output_bias else loss.targets)[:, 0].numpy()
+        kept = self._kept
+        units = float(np.mean(lengths[kept])) if kept.any() else 0.0, float(np.linalg.norm(self._targets))
+        self._curvature = 1.0 / (loss.normalizer * loss.width)
+        self._scale = self._curvature * units[1]  # of the dual point
+        self._ascent: AbstractJointAscent | None = None
+        self.is_settled = True
+        if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, self._scale, self._scale * units[0]))):
+            return
+        self.is_settled = False
+        training = self._training = RelaxedTraining(
+            rows=rows[kept] / lengths[kept, None],
+            norms=lengths[kept] / units[0],
+            targets=self._targets[kept] / units[1],
+            slope=slope,
+            path_decay=problem.dual_norm_limit / input_unit / (self._scale * units[0]),
+            slope_bound=loss.slope_bound / loss.normalizer / self._scale,
+            has_bias=spec.output_bias,
+        )
+        self._device = torch.device(device)
+        is_low_rank = self._device.type == "cpu" and len(training.rows) >= low_rank_rows
+        self._ascent = JointLowRank(training) if is_low_rank else JointSplitting(training, device=self._device)
+
+    @staticmethod
+    def supports(problem: TrainingProblem, *, max_rows: int = _MAX_ROWS) -> bool:
+        """One output, squared or Huber loss, one ReLU or leaky ReLU without gates, not too many samples."""
+        return _slope(problem) is not None and problem.loss.num_samples <= max_rows
+
+    @property
+    def can_split(self) -> bool:
+        """Whether there is memory for more parts; low-rank factors take too long to settle again after a split."""
+        if isinstance(self._ascent, JointLowRank) and len(self._training.rows) > _FULL_ROWS:
+            return False
+        return self._ascent is not None and self._ascent.num_parts * self._ascent.part_bytes < _MEMORY
+
+    def proof(self) -> JointProof | None:
+        """Bounds the dual norm of the point returned last, in the time of a few iterations; ``None`` without a point."""
+        if self._ascent is None:
+            return None
+        return JointProof(self._ascent.leaves, self._ascent.weights, self._kept)
+
+    def refine(self, *, split: bool, deadline: Deadline) -> Tensor | None:
+        """Iterate for another round, on a finer partition if asked to; return the point, as :meth:`run` does."""
+        if self._ascent is None:
+            return None
+        if isinstance(self._ascent, JointLowRank) and len(self._training.rows) <= _FULL_ROWS:
+            self._ascent = JointSplitting.after(self._ascent, self._training, device=self._device)
+        elif split:
+            self._ascent.split(max(1, self._ascent.num_parts // 4))
+        for _ in range(_LOW_RANK_ROUNDS if isinstance(self._ascent, JointLowRank) else 1):
+            if math.isnan(self._ascent.advance(lambda: deadline.expired)):
+                return None
+            if deadline.expired:
+                break
+        return self._point(self._ascent)
+
+    def run(self, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000) -> Tensor | None:
+        """Iterate until the point changes by less than ``rtol``, relatively, in a round of iterations; return it.
+
+        Returns:
+            A point in the dual domain, balanced if the output has a bias, shape ``(num_samples, 1)``; ``None`` if numbers are
+            not finite.
+        """
+        if self._ascent is None:
+            return None
+        while not self.is_settled and not deadline.expired:
+            moved = self._ascent.advance(lambda: deadline.expired)
+            # Where time is up, a round says nothing.
+            self.is_settled = not (moved > rtol or deadline.expired) or self._ascent.iterations >= max_iterations
+        return self._point(self._ascent)
+
+    def _point(self, ascent: AbstractJointAscent) -> Tensor | None:
+        """The dual point of the problem that belongs to the relaxed one's."""
+        bound = self._loss.slope_bound / self._loss.normalizer
+        point = np.clip(self._curvature * self._targets, -bound, bound)
+        point[self._kept] = self._scale * ascent.dual_point
+        candidate = torch.from_numpy(point)[:, None]
+        if not bool(torch.isfinite(candidate).all()):
+            return None
+        return self._loss.balanced(candidate) if self._problem.spec.output_bias else candidate
+
+
+def joint_dual_point(
+    problem: TrainingProblem,
+    *,
+    deadline: Deadline,
+    rtol: float = 1e-3,
+    max_iterations: int = 2000,
+    max_rows: int = _MAX_ROWS,
+    device: torch.device | str = "cpu",
+) -> Tensor | None:  # shape: (num_samples, 1)
+    r"""Approximate maximiser of :math:`D(\Lambda)` where doubly nonnegative bounds of both signs are at most ``path_decay``.
+
+    Where that relaxation is loose, the residual of even the best network has to be scaled down by all that it loses; this
+    point spends the loss where it costs least. It is a *candidate*: an oracle has to bound its dual norm, as of any other.
+
+    Args:
+        problem: Two-layer ReLU or leaky ReLU branches (or deeper with one activation), one output, squared or Huber loss.
+        deadline: When to stop.
+        rtol: Stop when the dual point changes by less than this, relatively, in a round: twenty alternating projections,
+            or, from 150 samples on, 25 steps in a low-rank factor.
+        max_iterations: At most so many.
+        max_rows: Return ``None`` for more samples: a proof takes two eigendecompositions of their number.
+        device: Where the iterations run.
+
+    Returns:
+        A point in the dual domain, balanced if the output has a bias; ``None`` if the problem is of another kind, or numbers
+        are not finite.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch_strongdual.nn import ParallelNet
+        >>> net = ParallelNet(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False), num_branches=2)
+        >>> x, y = torch.eye(2), torch.tensor([[3.0], [4.0]])
+        >>> problem = TrainingProblem.from_model(net, x, y, loss=nn.MSELoss(reduction="sum"), path_decay=1.0)
+        >>> joint_dual_point(problem, deadline=Deadline(5.0)).norm().round(decimals=2).item()
+        1.0
+    """
+    if not JointDual.supports(problem, max_rows=max_rows):
+        return None
+    return JointDual(problem, device=device).run(deadline=deadline, rtol=rtol, max_iterations=max_iterations)
+
+
+def _slope(problem: TrainingProblem) -> float | None:
+    """The negative slope of the one activation; ``None`` if the problem is not of the kind."""
+    loss, spec = problem.loss, problem.spec
+    slopes = [a.negative_slope for a in spec.activations if not a.is_identity]
+    if not isinstance(loss, HuberFamilyLoss) or loss.width == 0.0 or loss.num_outputs != 1:
+        return None
+    if spec.is_gated or spec.patch_map is not None or len(slopes) != 1 or slopes[0] < 0.0:
+        return None
+    return slopes[0]

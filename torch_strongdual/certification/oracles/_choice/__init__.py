@@ -1,0 +1,1 @@
+"""What the choice among oracles for one activation goes by: measured tightness, and what has nothing more to say."""
