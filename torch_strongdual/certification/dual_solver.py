@@ -212,8 +212,8 @@ class DualSolver:
         self.attainable = float(state["attainable"])
         self._evidence = dict(state["evidence"])
         self.atoms = AtomStore.from_state(state["witnesses"])
-        self.points = ProvenPoints.from_state(state.get("points", []))
-        self.joint.is_spent = self.joint.is_spent or bool(state.get("joint_dual_is_spent", False))
+        self.points = ProvenPoints.from_state(state["points"])
+        self.joint.is_spent = self.joint.is_spent or bool(state["joint_dual_is_spent"])
 
     def _certificate(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.references.doubly_nonnegative_sdp import relaxed_training_value
 from torch_strongdual.certification import Deadline, TrainingProblem
-from torch_strongdual.certification._dual.joint_dual import JointDual, joint_dual_point
+from torch_strongdual.certification._dual.joint_dual import JointDual
 from torch_strongdual.certification.oracles import BoundRequest, DoublyNonnegativeRelaxation
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet
@@ -59,6 +59,12 @@ def trained_objective(inputs: torch.Tensor, targets: torch.Tensor, path_decay: f
         optimizer.step()
         value = min(value, objective.item())
     return value
+
+
+def joint_dual_point(
+    problem: TrainingProblem, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000
+) -> Tensor | None:
+    return JointDual(problem).run(deadline=deadline, rtol=rtol, max_iterations=max_iterations)
 
 
 class TestValue:
@@ -158,10 +164,14 @@ class TestDomain:
 
 class TestRefusals:
     def test_absolute_loss(self) -> None:
-        assert joint_dual_point(training_problem(0, 5, 2, path_decay=0.1, loss=nn.L1Loss()), deadline=Deadline(1.0)) is None
+        problem = training_problem(0, 5, 2, path_decay=0.1, loss=nn.L1Loss())
+        assert not JointDual.supports(problem)
+        with pytest.raises(ValueError, match="does not support"):
+            JointDual(problem)
 
     def test_too_many_samples(self) -> None:
-        assert joint_dual_point(training_problem(0, 5, 2, path_decay=0.1), deadline=Deadline(1.0), max_rows=4) is None
+        assert JointDual.supports(training_problem(0, 1000, 2, path_decay=0.1))
+        assert not JointDual.supports(training_problem(0, 1001, 2, path_decay=0.1))
 
     def test_zero_targets(self) -> None:
         problem = training_problem(0, 5, 2, path_decay=0.1, units=(1.0, 0.0))

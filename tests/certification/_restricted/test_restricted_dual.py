@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 
@@ -90,8 +91,8 @@ def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> N
     problem, atoms = pose(nn.MSELoss())
 
     def solve(number: int, *, strength: float = 1.0) -> Tensor:
-        data = ProgramData.of(problem, atoms.features[:, :number], limit=torch.tensor(strength * problem.path_decay))
-        found = programs.solve(data).coefficients
+        posed = dataclasses.replace(problem, path_decay=strength * problem.path_decay)
+        found = programs.solve(ProgramData.of(posed, atoms.features[:, :number])).coefficients
         assert found.shape == (number, 1)
         return found
 

@@ -77,11 +77,11 @@ class AtomStore:
 
     @classmethod
     def from_state(cls, state: Iterable[Any]) -> AtomStore:
-        """What :meth:`state` gave; entries without idle calls, as older versions wrote them, have none."""
+        """What :meth:`state` gave."""
         restored = cls()
-        for weights, value, gate, *idle in state:
+        for weights, value, gate, idle in state:
             witness = Witness(weights=tuple(weights), value=value, gate_index=None if gate < 0 else gate)
-            restored._atoms[_key(witness)] = _Atom(witness, int(idle[0]) if idle else 0)
+            restored._atoms[_key(witness)] = _Atom(witness, int(idle))
         return restored
 
 

@@ -20,7 +20,7 @@ from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss
 
-__all__ = ["JointDual", "joint_dual_point"]
+__all__ = ["JointDual"]
 
 _MEMORY = 1.5e9  # bytes for the moments of all parts
 _LOW_RANK_ROUNDS = 8  # between two proofs
@@ -31,19 +31,29 @@ _MAX_ROWS = 1000  # a proof takes two eigendecompositions of their number
 class JointDual:
     r"""Iterations for the largest :math:`D(\Lambda)` whose doubly nonnegative bounds are at most ``path_decay``.
 
-    The point belongs to the problem, not to a network: it is computed once, and can be gone on with later. :meth:`refine`
+    Where that relaxation is loose, the residual of even the best network has to be scaled down by all that it loses; this
+    point spends the loss where it costs least. It belongs to the problem, not to a network: it is computed once, and can be
+    gone on with later. :meth:`refine`
     tightens the relaxation by splits on signs, :meth:`proof` is what the iterations prove of the dual norm without an oracle.
 
     Args:
         problem: One that :meth:`supports` accepts.
-        device: Where the iterations run.
-        low_rank_rows: From so many samples on, on a CPU, moments are low-rank factors until the point has settled.
+        low_rank_rows: From so many samples on, moments are low-rank factors until the point has settled.
 
     Raises:
         ValueError: If it does not.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch_strongdual.nn import ParallelNet
+        >>> net = ParallelNet(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False), num_branches=2)
+        >>> x, y = torch.eye(2), torch.tensor([[3.0], [4.0]])
+        >>> problem = TrainingProblem.from_model(net, x, y, loss=nn.MSELoss(reduction="sum"), path_decay=1.0)
+        >>> JointDual(problem).run(deadline=Deadline(5.0)).norm().round(decimals=2).item()
+        1.0
     """
 
-    def __init__(self, problem: TrainingProblem, *, device: torch.device | str = "cpu", low_rank_rows: int = 150) -> None:
+    def __init__(self, problem: TrainingProblem, *, low_rank_rows: int = 150) -> None:
         slope = _slope(problem)
         loss, spec = problem.loss, problem.spec
         if slope is None or not isinstance(loss, HuberFamilyLoss):
@@ -73,14 +83,12 @@ class JointDual:
             slope_bound=loss.slope_bound / loss.normalizer / self._scale,
             has_bias=spec.output_bias,
         )
-        self._device = torch.device(device)
-        is_low_rank = self._device.type == "cpu" and len(training.rows) >= low_rank_rows
-        self._ascent = JointLowRank(training) if is_low_rank else JointSplitting(training, device=self._device)
+        self._ascent = JointLowRank(training) if len(training.rows) >= low_rank_rows else JointSplitting(training)
 
     @staticmethod
-    def supports(problem: TrainingProblem, *, max_rows: int = _MAX_ROWS) -> bool:
+    def supports(problem: TrainingProblem) -> bool:
         """One output, squared or Huber loss, one ReLU or leaky ReLU without gates, not too many samples."""
-        return _slope(problem) is not None and problem.loss.num_samples <= max_rows
+        return _slope(problem) is not None and problem.loss.num_samples <= _MAX_ROWS
 
     @property
     def can_split(self) -> bool:
@@ -100,7 +108,7 @@ class JointDual:
         if self._ascent is None:
             return None
         if isinstance(self._ascent, JointLowRank) and len(self._training.rows) <= _FULL_ROWS:
-            self._ascent = JointSplitting.after(self._ascent, self._training, device=self._device)
+            self._ascent = JointSplitting.after(self._ascent, self._training)
         elif split:
             self._ascent.split(max(1, self._ascent.num_parts // 4))
         for _ in range(_LOW_RANK_ROUNDS if isinstance(self._ascent, JointLowRank) else 1):
@@ -112,6 +120,13 @@ class JointDual:
 
     def run(self, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000) -> Tensor | None:
         """Iterate until the point changes by less than ``rtol``, relatively, in a round of iterations; return it.
+
+        It is a *candidate*: its dual norm is to be bounded, by :meth:`proof` or by an oracle, as that of any other point.
+
+        Args:
+            deadline: When to stop.
+            rtol: A round is twenty alternating projections, or 25 steps in low-rank factors.
+            max_iterations: At most so many.
 
         Returns:
             A point in the dual domain, balanced if the output has a bias, shape ``(num_samples, 1)``; ``None`` if numbers are
@@ -134,47 +149,6 @@ class JointDual:
         if not bool(torch.isfinite(candidate).all()):
             return None
         return self._loss.balanced(candidate) if self._problem.spec.output_bias else candidate
-
-
-def joint_dual_point(
-    problem: TrainingProblem,
-    *,
-    deadline: Deadline,
-    rtol: float = 1e-3,
-    max_iterations: int = 2000,
-    max_rows: int = _MAX_ROWS,
-    device: torch.device | str = "cpu",
-) -> Tensor | None:  # shape: (num_samples, 1)
-    r"""Approximate maximiser of :math:`D(\Lambda)` where doubly nonnegative bounds of both signs are at most ``path_decay``.
-
-    Where that relaxation is loose, the residual of even the best network has to be scaled down by all that it loses; this
-    point spends the loss where it costs least. It is a *candidate*: an oracle has to bound its dual norm, as of any other.
-
-    Args:
-        problem: Two-layer ReLU or leaky ReLU branches (or deeper with one activation), one output, squared or Huber loss.
-        deadline: When to stop.
-        rtol: Stop when the dual point changes by less than this, relatively, in a round: twenty alternating projections,
-            or, from 150 samples on, 25 steps in a low-rank factor.
-        max_iterations: At most so many.
-        max_rows: Return ``None`` for more samples: a proof takes two eigendecompositions of their number.
-        device: Where the iterations run.
-
-    Returns:
-        A point in the dual domain, balanced if the output has a bias; ``None`` if the problem is of another kind, or numbers
-        are not finite.
-
-    Example:
-        >>> from torch import nn
-        >>> from torch_strongdual.nn import ParallelNet
-        >>> net = ParallelNet(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False), num_branches=2)
-        >>> x, y = torch.eye(2), torch.tensor([[3.0], [4.0]])
-        >>> problem = TrainingProblem.from_model(net, x, y, loss=nn.MSELoss(reduction="sum"), path_decay=1.0)
-        >>> joint_dual_point(problem, deadline=Deadline(5.0)).norm().round(decimals=2).item()
-        1.0
-    """
-    if not JointDual.supports(problem, max_rows=max_rows):
-        return None
-    return JointDual(problem, device=device).run(deadline=deadline, rtol=rtol, max_iterations=max_iterations)
 
 
 def _slope(problem: TrainingProblem) -> float | None:

@@ -83,23 +83,18 @@ class ProgramData:
     dual_unit: float
 
     @classmethod
-    def of(
-        cls, problem: TrainingProblem, atoms: Tensor, *, limit: Tensor | None = None, targets: Tensor | None = None
-    ) -> ProgramData:
+    def of(cls, problem: TrainingProblem, atoms: Tensor) -> ProgramData:
         """The program of ``problem`` over ``atoms``.
 
         Args:
             problem: Loss, penalty and bias.
             atoms: Features of unit branches, no zero columns, shape ``(num_samples, num_atoms)``.
-            limit: The strength of the penalty as a tensor, to differentiate in it; that of the problem if ``None``.
-            targets: Targets of the loss as a tensor, to differentiate in them; those of the problem if ``None``.
 
         Raises:
             UnsupportedLossError: If the loss is none of this package.
         """
         loss = problem.loss
-        limit = torch.tensor(problem.dual_norm_limit, dtype=torch.float64) if limit is None else limit
-        scaled = ScaledLoss.of(loss, targets)
+        scaled = ScaledLoss.of(loss)
         lengths = torch.linalg.vector_norm(atoms, dim=0)
         return cls(
             shape=ProgramShape(
@@ -110,7 +105,7 @@ class ProgramData:
                 output_bias=problem.spec.output_bias,
             ),
             atoms=atoms / lengths,
-            weights=limit / (lengths * scaled.dual_unit),
+            weights=problem.dual_norm_limit / (lengths * scaled.dual_unit),
             targets=scaled.targets,
             last=scaled.last,
             lengths=lengths,

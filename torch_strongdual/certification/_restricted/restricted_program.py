@@ -30,16 +30,14 @@ _KEPT = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProgramSolution:
-    """Optimum of a restricted program, in the units of the training problem; differentiable if its data are.
+    """Optimum of a restricted program, in the units of the training problem.
 
     Args:
         coefficients: Shape ``(num_atoms, out_features)``; rows of atoms not used are small, not zero.
-        outputs: Shape ``(num_samples, out_features)``, output bias included.
         dual_point: Multipliers of the outputs, shape ``(num_samples, out_features)``.
     """
 
     coefficients: Tensor
-    outputs: Tensor
     dual_point: Tensor
 
 
@@ -74,7 +72,7 @@ class RestrictedPrograms:
         return {"_max_kept": self._max_kept, "_layers": OrderedDict(), "num_canonicalised": 0, "num_solved": 0}
 
     def solve(self, data: ProgramData, *, seconds: float = math.inf) -> ProgramSolution:
-        """Solve a program; the solution is differentiable in those tensors of ``data`` that require gradients.
+        """Solve a program.
 
         Args:
             data: What the program is about.
@@ -95,12 +93,11 @@ class RestrictedPrograms:
             else:
                 found = _solve_once(padded, settings)
         self.num_solved += 1
-        rows, outputs, multipliers = found
+        rows, _, multipliers = found
         if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
             raise SolverError("The restricted program was not solved.", solver="Clarabel", solver_status="not finite")
         return ProgramSolution(
             coefficients=data.coefficients_from(rows[: data.shape.num_atoms]),
-            outputs=outputs * data.output_unit,
             dual_point=multipliers * data.dual_unit,
         )
 

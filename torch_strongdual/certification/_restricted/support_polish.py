@@ -16,6 +16,7 @@ __all__ = ["polished"]
 
 FloatArray = NDArray[np.float64]
 
+_MAX_ITERATIONS = 300  # of L-BFGS
 _IMPORT_SECONDS = 2.0  # what the first import of the minimiser takes on a busy machine
 
 
@@ -26,7 +27,6 @@ def polished(
     point: Tensor,  # shape: (num_atoms, out_features)
     *,
     deadline: Deadline,
-    max_iterations: int = 300,
 ) -> Tensor:  # shape: (num_atoms, out_features)
     """Minimise ``loss(A V) + sum_j weights_j ||V_j||`` over the non-zero rows of ``point``, by L-BFGS.
 
@@ -36,7 +36,6 @@ def polished(
         weights: Zero for an unpenalised row.
         point: Rows that are zero stay zero.
         deadline: When to stop; where it leaves no time to import the minimiser, ``point`` comes back as it is.
-        max_iterations: Of L-BFGS.
     """
     if deadline.expired or ("scipy.optimize" not in sys.modules and deadline.remaining < _IMPORT_SECONDS):
         return point
@@ -63,7 +62,7 @@ def polished(
         jac=True,
         method="L-BFGS-B",
         callback=stop_in_time,
-        options={"maxiter": max_iterations, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-12},
+        options={"maxiter": _MAX_ITERATIONS, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-12},
     )
     result = point.clone()
     result[used] = torch.from_numpy(np.asarray(found.x).reshape(start.shape))

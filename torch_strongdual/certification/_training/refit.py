@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.certification._restricted.restricted_primal import has_kinks, solve_restricted_primal
-from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -23,7 +22,6 @@ def refitted(
     *,
     rtol: float,
     deadline: Deadline,
-    programs: RestrictedPrograms | None = None,
 ) -> WorkingBranches:
     """Optimise the last layers (and the bias) of the branches, those of zero magnitude included; drop what is not used.
 
@@ -32,7 +30,6 @@ def refitted(
         branches: Their hidden layers stay, at unit norm.
         rtol: Relative gap over this restricted problem to reach.
         deadline: When to stop.
-        programs: Cone programs canonicalised earlier, see :func:`solve_restricted_primal`.
 
     Raises:
         SolverError: If the cone solver fails.
@@ -46,9 +43,7 @@ def refitted(
     if unit.number == 0:
         return _with_fitted_bias(problem, unit)
     start = unit.weights[-1][:, :, 0]
-    found = solve_restricted_primal(
-        problem, features, start, rtol=rtol, deadline=deadline, programs=programs, max_iterations=_ITERATIONS
-    )
+    found = solve_restricted_primal(problem, features, start, rtol=rtol, deadline=deadline, max_iterations=_ITERATIONS)
     coefficients = found.coefficients
     return _with_fitted_bias(problem, unit.with_coefficients(coefficients, branches.output_bias).alive())
 

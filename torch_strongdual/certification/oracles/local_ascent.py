@@ -13,6 +13,7 @@ __all__ = ["local_maxima"]
 FloatArray = NDArray[np.float64]
 
 _MANY_ROWS = 20_000
+_GRADIENT_STEPS = 30
 
 
 def local_maxima(
@@ -109,10 +110,10 @@ def _directions(problem: SphereProblem, images: FloatArray) -> FloatArray:  # (m
     return scaled
 
 
-def _gradient_ascent(problem: SphereProblem, points: FloatArray, deadline: Deadline, num_steps: int = 30) -> FloatArray:
+def _gradient_ascent(problem: SphereProblem, points: FloatArray, deadline: Deadline) -> FloatArray:
     """Normalised gradient steps of shrinking length; keeps the best point of each trajectory."""
     best, best_values = points, problem.values(points)
-    for step in range(num_steps):
+    for step in range(_GRADIENT_STEPS):
         if deadline.expired:
             break
         hidden = points @ problem.rows.T

@@ -53,16 +53,15 @@ class JointSplitting(AbstractJointAscent):
 
     Args:
         training: The problem.
-        device: Where the iterations run.
     """
 
-    def __init__(self, training: RelaxedTraining, *, device: torch.device) -> None:
+    def __init__(self, training: RelaxedTraining) -> None:
         lift = Lift.of(training.rows, np.zeros(len(training.rows)), np.zeros(training.rows.shape[1]))
         self._active, self._inactive, self._first = lift.active, lift.inactive, 1 + lift.rank
-        self._cone, self._device, self._training = ProductCone(lift, is_normalised=False), device, training
-        self._norms = torch.from_numpy(training.norms).to(device)
-        self._targets = torch.from_numpy(training.targets).to(device)
-        zero = torch.zeros(lift.length, lift.length, dtype=torch.float64, device=device)
+        self._cone, self._training = ProductCone(lift, is_normalised=False), training
+        self._norms = torch.from_numpy(training.norms)
+        self._targets = torch.from_numpy(training.targets)
+        zero = torch.zeros(lift.length, lift.length, dtype=torch.float64)
         self._parts = [self._part(sign, lift, zero, zero, zero[0]) for sign in (1.0, -1.0)]
         self._bias, self._penalty, self._base, self._is_fresh = 0.0, 1.0, 1.0, False
         self._dual_point = self._targets
@@ -71,7 +70,7 @@ class JointSplitting(AbstractJointAscent):
     @property
     def dual_point(self) -> FloatArray:
         """See :meth:`AbstractJointAscent.dual_point`."""
-        result: FloatArray = self._dual_point.cpu().numpy()
+        result: FloatArray = self._dual_point.numpy()
         return result
 
     @property
@@ -97,22 +96,22 @@ class JointSplitting(AbstractJointAscent):
             multipliers = -self._penalty * part.offsets
             multipliers[0] -= self._penalty * part.push
             multipliers[1:, 0] -= self._penalty * part.push[1:]
-            found = multipliers.cpu().numpy()
+            found = multipliers.numpy()
             leaves.append(JointLeaf(sign=part.sign, signs=part.lift.signs, multipliers=found, moments=part.moments))
         return leaves
 
     @classmethod
-    def after(cls, other: JointLowRank, training: RelaxedTraining, *, device: torch.device) -> JointSplitting:
+    def after(cls, other: JointLowRank, training: RelaxedTraining) -> JointSplitting:
         """Go on where a low-rank solver of the same problem stopped, before any split."""
-        result = cls(training, device=device)
-        result._dual_point, result._bias = torch.from_numpy(other.dual_point).to(device), other.bias
+        result = cls(training)
+        result._dual_point, result._bias = torch.from_numpy(other.dual_point), other.bias
         starts = other.parts
         sizes = [np.linalg.norm(start.multipliers) / max(float(np.linalg.norm(start.moments)), 1e-300) for start in starts]
         result._penalty = _FIRST_PENALTY * min(max(float(np.mean(sizes)), 1e-3), 1e3)
         for part, start in zip(result._parts, starts, strict=True):
-            part.moments = part.face_moments = part.before = torch.from_numpy(start.moments).to(device)
+            part.moments = part.face_moments = part.before = torch.from_numpy(start.moments)
             part.push = result._push(part.sign, result._dual_point)
-            part.offsets = torch.from_numpy(start.multipliers).to(device) / -result._penalty
+            part.offsets = torch.from_numpy(start.multipliers) / -result._penalty
             part.offsets[0] -= part.push
             part.offsets[1:, 0] -= part.push[1:]
         return result
@@ -190,7 +189,7 @@ class JointSplitting(AbstractJointAscent):
         self.scale_penalty(self._base * (len(parts) / 2.0) ** _GROWTH / self._penalty)
 
     def _part(self, sign: float, lift: Lift, moments: Tensor, offsets: Tensor, push: Tensor) -> _Part:
-        face = SemidefiniteFace(lift, device=self._device)
+        face = SemidefiniteFace(lift, device=torch.device("cpu"))
         return _Part(
             sign=sign, lift=lift, face=face, moments=moments, offsets=offsets, face_moments=moments, before=moments, push=push
         )
@@ -199,7 +198,7 @@ class JointSplitting(AbstractJointAscent):
         """The undecided sample that is on as much as off, weighted by its dual; and by how much."""
         moments = part.moments[0]
         scores = (self._dual_point * self._norms).abs() * torch.minimum(moments[self._active], moments[self._inactive])
-        scores[torch.from_numpy(part.lift.signs != 0).to(self._device)] = -1.0
+        scores[torch.from_numpy(part.lift.signs != 0)] = -1.0
         sample = int(scores.argmax())
         return float(scores[sample]), sample
 
