@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from torch_strongdual._checks import check_positive
+from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
 from torch_strongdual.certification._dual.atom_store import AtomStore
 from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
-from torch_strongdual.certification._dual.joint_candidate import JointCandidate, JointPoint
+from torch_strongdual.certification._dual.joint_candidate import JointCandidate
 from torch_strongdual.certification._dual.proven_points import ProvenPoints
 from torch_strongdual.certification._dual.solver_run import SolverRun
 from torch_strongdual.certification._own_defaults import with_own_defaults
@@ -77,7 +78,9 @@ class DualSolver:
         self._oracle_state: Any = None
         self.atoms = AtomStore()
         self.points = ProvenPoints()
-        self.joint = DeepJointCandidate(problem) if DeepJointCandidate.supports(problem) else JointCandidate(problem)
+        self.joint: AbstractJointCandidate = (
+            DeepJointCandidate(problem) if DeepJointCandidate.supports(problem) else JointCandidate(problem)
+        )
         self.programs = RestrictedPrograms()
         #: The network's residual last bounded, and its bound.
         self.residual_bound: tuple[Tensor, DualNormBound] | None = None
@@ -178,7 +181,7 @@ class DualSolver:
         return self.residual_bound[1]
 
     def joint_point(self, deadline: Deadline, *, near: Tensor) -> JointPoint | None:
-        """The next dual point that is chosen together with its relaxed dual norm; see :class:`JointCandidate`."""
+        """The next dual point that is chosen together with its relaxed dual norm; see :class:`AbstractJointCandidate`."""
         return self.joint.next_point(deadline, attainable=self.attainable, near=near, oracle_state=self._oracle_state)
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:

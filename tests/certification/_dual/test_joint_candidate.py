@@ -15,7 +15,7 @@ def test_splits_prove_more_than_the_plain_relaxation_does_and_never_too_much() -
     candidate = JointCandidate(problem)
     values = []
     for _ in range(10):
-        point = candidate.next_point(Deadline(120.0), attainable=math.inf)
+        point = candidate.next_point(Deadline(120.0), attainable=math.inf, near=problem.loss.targets, oracle_state=None)
         assert point is not None
         values.append(problem.scaled_bound(point.candidate, point.bound.upper).value)
     assert max(values[1:]) > values[0] * (1 + 1e-2)

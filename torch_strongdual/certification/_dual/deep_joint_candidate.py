@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual.certification._dual.joint_candidate import JointPoint
+from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoundRequest, DepthRecursion
 from torch_strongdual.certification.oracles._depth.joint_slopes import DeepTraining, JointSlopes
@@ -28,16 +28,14 @@ _PATIENCE = 4
 _RTOL = 5e-3
 
 
-class DeepJointCandidate:
-    """Keeps the iterations of :class:`JointSlopes` between calls; in place of ``JointCandidate`` for several activations.
+class DeepJointCandidate(AbstractJointCandidate):
+    """Keeps the iterations of :class:`JointSlopes`, for branches with several activations.
 
     Args:
         problem: Any; where the method does not apply there is no candidate.
     """
 
-    #: Looseness of a proof of the residual from which this is worth its time.
     worthwhile_from = 0.02
-    #: Of the time left: for one call, and for all of them.
     share, total_share = 0.75, 0.95
 
     def __init__(self, problem: TrainingProblem) -> None:
@@ -48,7 +46,6 @@ class DeepJointCandidate:
         self._point: Tensor | None = None
         self._upper = math.inf
         self._is_unfinished = False  # the proof of the last point
-        #: Whether there is nothing to offer, or no more.
         self.is_spent = not self.supports(problem)
 
     @staticmethod
@@ -64,24 +61,18 @@ class DeepJointCandidate:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was a point already."""
+        """See :meth:`AbstractJointCandidate.has_begun`."""
         return self._iterations is not None
 
-    def next_point(
-        self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
-    ) -> JointPoint | None:
-        """Iterate until the point settles or the time is up, and prove it; then prove more of it, then iterate again.
+    def next_point(self, deadline: Deadline, *, attainable: float, near: Tensor, oracle_state: Any) -> JointPoint | None:
+        """See :meth:`AbstractJointCandidate.next_point`.
 
-        Returns ``None`` if there is nothing to offer any more, or no time.
-
-        Args:
-            deadline: For this call.
-            attainable: Best objective known (not used).
-            near: A dual point to start from: its signs decide which samples are grouped.
-            oracle_state: Of the oracle in use: its searches at ``near`` are gone on with, and it proves the point.
+        Iterates until the point settles or the time is up, and proves it; then proves more of it, then iterates again. Signs
+        of ``near`` decide which samples are grouped; the oracle's searches there are gone on with, and it proves the point.
         """
+        del attainable
         chosen = oracle_state if isinstance(oracle_state, AutoState) else None
-        if self.is_spent or near is None or chosen is None or not isinstance(chosen.oracle, DepthRecursion):
+        if self.is_spent or chosen is None or not isinstance(chosen.oracle, DepthRecursion):
             self.is_spent = True
             return None
         oracle, state = chosen.oracle, chosen.state

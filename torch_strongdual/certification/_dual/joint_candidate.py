@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
 from torch_strongdual.certification._dual.joint_dual import JointDual
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.certification.oracles import BoundRequest
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, boxes_pay
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 
-__all__ = ["JointCandidate", "JointPoint"]
+__all__ = ["JointCandidate"]
 
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES = 0.3
@@ -29,21 +28,8 @@ _POLISH = 0.3  # time for better proofs of a point, in units of what the point t
 _PATIENCE = 25  # refinements that prove nothing better
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class JointPoint:
-    """A dual point and what is proven of its dual norm.
-
-    Args:
-        candidate: In the dual domain, shape ``(num_samples, 1)``.
-        bound: Its dual norm, without a lower bound.
-    """
-
-    candidate: Tensor
-    bound: DualNormBound
-
-
-class JointCandidate:
-    """Keeps the iterations of :class:`JointDual` between calls, so that time spent on them is never lost.
+class JointCandidate(AbstractJointCandidate):
+    """Keeps the iterations of :class:`JointDual`, for branches with one activation.
 
     The first call iterates until the point of the plain relaxation settles. Later calls refine the relaxation: parts of the
     sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are.
@@ -52,7 +38,6 @@ class JointCandidate:
         problem: Any; where the method does not apply, or boxes soon prove anything, there is no candidate.
     """
 
-    #: Of the time left: for one call, and for all of them.
     share, total_share = 1.0, 0.9
 
     def __init__(self, problem: TrainingProblem) -> None:
@@ -66,30 +51,24 @@ class JointCandidate:
         self._stalls = self._slow = 0
         self._seconds = 0.0  # that the last refinement took
         rank = _rank(problem) if JointDual.supports(problem) else 0
-        #: Whether there is nothing to offer, or no more.
         self.is_spent = rank <= EASY_RANK
-        #: Looseness of a proof of another point from which it is worth its time: any with few samples; some where the
-        #: iterations take long to settle; much where boxes are expected to have the last word, for which the residual is good.
+        # From any looseness with few samples; from some where the iterations take long to settle; from much where boxes are
+        # expected to have the last word, for which the residual is good.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
         if boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True):
             self.worthwhile_from = _FROM_BOXES
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was a point already."""
+        """See :meth:`AbstractJointCandidate.has_begun`."""
         return self._iterations is not None
 
-    def next_point(
-        self, deadline: Deadline, *, attainable: float, near: Tensor | None = None, oracle_state: Any = None
-    ) -> JointPoint | None:
-        """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more, or no time for it.
+    def next_point(self, deadline: Deadline, *, attainable: float, near: Tensor, oracle_state: Any) -> JointPoint | None:
+        """See :meth:`AbstractJointCandidate.next_point`: neither a network nor an oracle has a part in the point.
 
-        Args:
-            deadline: The first call, which is long, takes half the time at most.
-            attainable: Best objective known: what proven and hoped-for bounds are compared with.
-            near: Not used: the point does not depend on a network.
-            oracle_state: Not used.
+        The first call, which is long, takes half the time at most.
         """
+        del near, oracle_state
         if self.is_spent:
             return None
         if self._iterations is None:

@@ -1,0 +1,59 @@
+"""What the dual solver needs of points that are chosen together with a bound on their dual norm."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torch_strongdual.certification.deadline import Deadline
+from torch_strongdual.certification.dual_norm_bound import DualNormBound
+
+__all__ = ["AbstractJointCandidate", "JointPoint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointPoint:
+    """A dual point and what is proven of its dual norm.
+
+    Args:
+        candidate: In the dual domain, shape ``(num_samples, 1)``.
+        bound: Its dual norm; the lower bound may be missing.
+    """
+
+    candidate: Tensor
+    bound: DualNormBound
+
+
+class AbstractJointCandidate(ABC):
+    """Iterations that are kept between calls of the dual solver, so that time spent on them is never lost.
+
+    Attributes:
+        share: Of the time left, what one call may take.
+        total_share: Of the time left, what all calls together may take.
+        worthwhile_from: Looseness of a proof of the residual from which this is worth its time.
+        is_spent: Whether there is nothing to offer, or no more.
+    """
+
+    share: float
+    total_share: float
+    worthwhile_from: float
+    is_spent: bool
+
+    @property
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Whether there was a point already."""
+
+    @abstractmethod
+    def next_point(self, deadline: Deadline, *, attainable: float, near: Tensor, oracle_state: Any) -> JointPoint | None:
+        """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more, or no time for it.
+
+        Args:
+            deadline: For this call.
+            attainable: Best objective known, for effort only.
+            near: The dual point of the network at hand.
+            oracle_state: State of the oracle in use.
+        """
