@@ -102,3 +102,45 @@ def test_does_not_change_the_module() -> None:
     assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
     assert torch.equal(torch.get_rng_state(), rng)
     assert not net.training
+
+
+class TestReplacedLayers:
+    """Loops over modules replace activations in trained networks, too; the certificate must not speak of the old ones."""
+
+    @pytest.mark.parametrize("kind", ["two_layers", "convolution"])
+    @pytest.mark.parametrize(
+        ("layer", "message"),
+        [
+            (nn.Tanh(), r"layer 1 \('1'\), Tanh\(\), is not supported"),
+            (nn.LeakyReLU(1.5), r"slope outside \[0, 1\]"),
+            (nn.Linear(4, 4), "Layer '1' was replaced by Linear"),
+            (GatedReLU(3), "Layer '1' was replaced by GatedReLU"),
+            (None, "Layer '1' was replaced by None"),
+        ],
+    )
+    def test_unsupported_ones_are_refused(self, kind: str, layer: nn.Module | None, message: str) -> None:
+        convolution: list[nn.Module] = [nn.Conv1d(1, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)]
+        net = ParallelNet(*(convolution if kind == "convolution" else BRANCHES[kind]()), num_branches=3)
+        setattr(net, "1", layer)
+        with pytest.raises(UnsupportedModelError, match=message):
+            branch_spec_of(net)
+
+    def test_supported_ones_are_seen(self) -> None:
+        net = make_net("two_layers")
+        setattr(net, "1", nn.LeakyReLU(0.3))
+        assert branch_spec_of(net).negative_slopes == (0.3,)
+        net.get_submodule("1").negative_slope = -0.3  # type: ignore[assignment]
+        with pytest.raises(UnsupportedModelError, match="slope outside"):
+            branch_spec_of(net)
+
+    def test_layer_of_one_branch(self) -> None:
+        net = make_net("two_layers")
+        setattr(net, "2", nn.Linear(4, 2))
+        with pytest.raises(UnsupportedModelError, match="Layer '2' was replaced by Linear"):
+            branch_spec_of(net)
+
+    def test_modules_that_are_no_layers_do_not_count(self) -> None:
+        net = make_net("two_layers")
+        net.loss = nn.MSELoss()
+        assert branch_spec_of(net).negative_slopes == (0.0,)
+        assert [name for name, _ in net.branch(0).named_children()] == ["0", "1", "2"]

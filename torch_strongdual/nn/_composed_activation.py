@@ -12,7 +12,7 @@ from torch_strongdual.nn.branch_spec import BranchActivation
 __all__ = ["composed_activation"]
 
 
-def composed_activation(modules: Iterable[nn.Module | None]) -> BranchActivation:
+def composed_activation(modules: Iterable[nn.Module]) -> BranchActivation:
     """Multiply the slopes and collect copies of the gates of supported modules."""
     slope, gates = 1.0, []
     for module in modules:

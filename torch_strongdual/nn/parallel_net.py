@@ -17,12 +17,13 @@ from torch_strongdual.nn._branch_inputs import flat_branch_inputs
 from torch_strongdual.nn._branch_layers import BranchLayers
 from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time, check_chunk_size, check_count
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
-from torch_strongdual.nn._composed_activation import composed_activation
 from torch_strongdual.nn._convolutional_forward import convolutional_outputs
 from torch_strongdual.nn._convolutional_spec import convolutional_spec
+from torch_strongdual.nn._dense_spec import dense_spec
 from torch_strongdual.nn._path_param_groups import path_param_groups
 from torch_strongdual.nn._stacked_gated_relu import StackedGatedReLU
 from torch_strongdual.nn._stacked_layer import StackedLayer
+from torch_strongdual.nn._unchanged_layers import check_unchanged
 from torch_strongdual.nn.branch_sequential import BranchSequential
 from torch_strongdual.nn.branch_spec import BranchSpec
 
@@ -105,6 +106,7 @@ class ParallelNet(nn.Module):
         branch = BranchLayers.parse(named)
         self.chunk_size = chunk_size
         self.recompute = recompute
+        self._layer_names = tuple(branch.modules)
         self._flatten = branch.flatten
         self._linear_names = branch.linear_names
         self._activation_names = branch.activation_names
@@ -220,19 +222,13 @@ class ParallelNet(nn.Module):
         """Architecture of a branch, with a copy of the gates.
 
         Raises:
-            UnsupportedModelError: If its branches can be trained but not certified, whatever the oracle.
+            UnsupportedModelError: If its branches can be trained but not certified, whatever the oracle; if a layer was
+                replaced by one that cannot be in a branch.
         """
+        check_unchanged({name: self._modules.get(name) for name in self._layer_names}, self._linear_names)
         if self._num_convolutions:
             return convolutional_spec(self._linears, self._between, self.output_bias is not None)
-        linears = self._linears
-        return BranchSpec(
-            widths=(linears[0].weight.shape[2], *[linear.weight.shape[1] for linear in linears]),
-            activations=tuple(composed_activation([self._modules[name] for name in names]) for names in self._activation_names),
-            input_bias=linears[0].bias is not None,
-            hidden_bias_layers=tuple(i for i, bias in enumerate(self.hidden_biases()) if bias is not None),
-            output_bias=self.output_bias is not None,
-            flatten=self._flatten,
-        )
+        return dense_spec(self._linears, self._between, flatten=self._flatten)
 
     # Forward pass
 
@@ -285,7 +281,8 @@ class ParallelNet(nn.Module):
             raise InvalidInputError(
                 f"`index` is {index}; expected {-num_branches} to {num_branches - 1}: {num_branches} branches."
             )
-        layers = OrderedDict((name, surgery.copied_layer(layer, index, num_branches)) for name, layer in self.named_children())
+        named = ((name, cast(nn.Module, self._modules[name])) for name in self._layer_names)
+        layers = OrderedDict((name, surgery.copied_layer(layer, index, num_branches)) for name, layer in named)
         kind = BranchSequential if self._gates else nn.Sequential
         return kind(layers).train(self.training)
 
