@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
-from torch_strongdual.certification.oracles._doubly_nonnegative.sign_trees import SignTrees
 from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
+from torch_strongdual.certification.oracles._recent import Recent
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
@@ -20,6 +20,8 @@ from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOra
 __all__ = ["DoublyNonnegativeRelaxation"]
 
 FloatArray = NDArray[np.float64]
+
+_KEPT = 2  # searches that stopped early: their starting points take memory, and the two signs of a dual point are two
 
 
 @final
@@ -80,7 +82,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         self.max_nodes = max_nodes
         self.device = torch.device(device)
         self.low_rank_rows = low_rank_rows
-        self._trees = SignTrees()
+        self._trees = Recent[bytes, SignTree](_KEPT)
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """The number of samples matters, not the rank."""
@@ -112,7 +114,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         nodes, iterations = tree.nodes, tree.iterations
         tree.run()
         if self.max_nodes is None:
-            self._trees.keep(problem, tree)
+            self._trees.put(problem.fingerprint(), tree)
         values = problem.values(tree.points)
         points = tree.points[np.argsort(-values, kind="stable")]
         upper, lower = scaled.upper(tree.upper), float(np.max(values, initial=0.0))
@@ -124,7 +126,7 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
 
     def _tree(self, problem: SphereProblem, scaled: ScaledLift, request: BoundRequest, starts: FloatArray) -> SignTree:
         """The search of this problem that was stopped before, or a new one."""
-        known = self._trees.take(problem) if self.max_nodes is None else None
+        known = self._trees.take(problem.fingerprint()) if self.max_nodes is None else None
         if known is not None:
             known.ask(scaled.request(request), starts)
             return known

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from typing import Any
 
 from torch_strongdual.certification.oracles._boxes.forest import Forest
+from torch_strongdual.certification.oracles._recent import Recent
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["UnfinishedSearches"]
@@ -24,50 +23,40 @@ class UnfinishedSearches:
     """
 
     def __init__(self, capacity: int = 4) -> None:
-        self._capacity = capacity
-        self._forests: OrderedDict[tuple[bytes, float], Forest] = OrderedDict()
-        self._proven: OrderedDict[bytes, float] = OrderedDict()
-        self._paces: OrderedDict[tuple[int, ...], float] = OrderedDict()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles start empty: what is kept here only saves time."""
-        return UnfinishedSearches, (self._capacity,)
+        self._forests = Recent[tuple[bytes, float], Forest](capacity)
+        self._proven = Recent[bytes, float](capacity)
+        self._paces = Recent[tuple[int, ...], float](capacity)
 
     def proven(self, problem: SphereProblem) -> float:
         """The smallest bound proven of this problem before, infinite if it is not known."""
-        return self._proven.get(problem.fingerprint(), math.inf) if self._proven else math.inf
+        known = self._proven.get(problem.fingerprint()) if self._proven else None
+        return math.inf if known is None else known
 
     def remember(self, problem: SphereProblem, bound: float) -> None:
         """Note that ``bound`` is proven of this problem."""
-        fingerprint = problem.fingerprint()
-        self._proven[fingerprint] = min(bound, self._proven.get(fingerprint, math.inf))
-        while len(self._proven) > self._capacity:
-            self._proven.popitem(last=False)
+        self._proven.put(problem.fingerprint(), min(bound, self.proven(problem)))
 
     def pace(self, problem: SphereProblem, default: float) -> float:
         """Seconds that a cell took in the latest search of a problem of this size (for planning)."""
-        return self._paces.get(_size(problem), default)
+        known = self._paces.get(_size(problem))
+        return default if known is None else known
 
     def note_pace(self, problem: SphereProblem, seconds: float) -> None:
         """Remember what a cell took."""
-        self._paces[_size(problem)] = seconds
-        while len(self._paces) > self._capacity:
-            self._paces.popitem(last=False)
+        self._paces.put(_size(problem), seconds)
 
     def keep(self, problem: SphereProblem, bound: float, forest: Forest) -> None:
         """Put a forest aside that was advanced with ``bound``."""
-        self._forests[problem.fingerprint(), bound] = forest
-        while len(self._forests) > self._capacity:
-            self._forests.popitem(last=False)
+        self._forests.put((problem.fingerprint(), bound), forest)
 
     def take(self, problem: SphereProblem, bound: float) -> Forest | None:
         """The forest with most proven that can go on with ``bound``, or ``None``."""
         key = self._best_key(problem, bound)
-        forest = None if key is None else self._forests.pop(key, None)
+        forest = None if key is None else self._forests.take(key)
         if key is None or forest is None or key[1] == bound:
             return forest
         copied = forest.copy()  # while no other thread can have it
-        self._forests[key] = forest
+        self._forests.put(key, forest)
         return copied
 
     def peek(self, problem: SphereProblem, bound: float) -> Forest | None:
@@ -79,7 +68,7 @@ class UnfinishedSearches:
         if not self._forests:
             return None
         fingerprint = problem.fingerprint()
-        usable = [(key, forest) for key, forest in list(self._forests.items()) if key[0] == fingerprint and key[1] <= bound]
+        usable = [(key, forest) for key, forest in self._forests.items() if key[0] == fingerprint and key[1] <= bound]
         return max(usable, key=lambda pair: pair[1].proven_fraction)[0] if usable else None
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
-
+from torch_strongdual.certification.oracles._recent import Recent
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 
 __all__ = ["SpentOracles"]
@@ -18,12 +16,7 @@ class SpentOracles:
     """
 
     def __init__(self, capacity: int = 16) -> None:
-        self._capacity = capacity
-        self._answers: OrderedDict[tuple[bytes, str], SphereBound] = OrderedDict()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles start empty: what is kept here only saves time."""
-        return SpentOracles, (self._capacity,)
+        self._answers = Recent[tuple[bytes, str], SphereBound](capacity)
 
     def answer(self, problem: SphereProblem, oracle: str) -> SphereBound | None:
         """What ``oracle`` said when it had nothing left to say, or ``None``."""
@@ -32,6 +25,4 @@ class SpentOracles:
     def note(self, problem: SphereProblem, oracle: str, bound: SphereBound) -> None:
         """Keep an answer if it was not time that limited it."""
         if "looseness" in str(bound.stats.get("limited_by", "")):
-            self._answers[problem.fingerprint(), oracle] = bound
-            while len(self._answers) > self._capacity:
-                self._answers.popitem(last=False)
+            self._answers.put((problem.fingerprint(), oracle), bound)
