@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from torch_strongdual._checks import check_positive
 from torch_strongdual.certification.oracles._boxes.batched_forest import BatchBudget, BatchedForest
-from torch_strongdual.certification.oracles._boxes.search import search_boxes
+from torch_strongdual.certification.oracles._boxes.search import BoxSearch
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
@@ -100,15 +100,15 @@ class BatchedBoxBranchAndBound(AbstractTwoLayerOracle):
         if self._budget_of(problem).batch == 0:
             lower = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
             return SphereBound(upper=math.inf, lower=lower, points=starts, stats={"limited_by": "memory_bytes"})
-        return search_boxes(
-            problem,
-            request,
-            starts,
+        return BoxSearch(
+            problem=problem,
+            request=request,
+            points=starts,
             plant=self._forest,
             max_cells=self.max_cells,
             progress=self.progress,
             short_search=20 * self.batch_size,
-        )
+        ).bound()
 
     def _forest(self, problem: SphereProblem, is_short: bool) -> BatchedForest:
         del is_short  # a batch is a batch

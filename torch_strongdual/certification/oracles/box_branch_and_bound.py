@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
-from torch_strongdual.certification.oracles._boxes.search import search_boxes, seconds_to_goal
+from torch_strongdual.certification.oracles._boxes.search import BoxSearch
 from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
@@ -87,17 +87,17 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
 
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Prove ever smaller bounds until the request is met; see :meth:`AbstractTwoLayerOracle.maximise`."""
-        return search_boxes(
-            problem,
-            request,
-            starts,
+        return BoxSearch(
+            problem=problem,
+            request=request,
+            points=starts,
             plant=self._forest,
             max_cells=self.max_cells,
             progress=self.progress,
             # A budget of cells is for answers that can be repeated, whatever was asked before.
-            unfinished=self._unfinished if self.max_cells is None else None,
+            unfinished=self._unfinished if self.max_cells is None else UnfinishedSearches(),
             resumes_short=self.num_threads == 1,
-        )
+        ).bound()
 
     def expected_seconds(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> float:
         """Estimate of the time :meth:`maximise` will take to meet the request, for choosing; it takes a moment.
@@ -112,7 +112,13 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         Returns:
             Seconds from now; infinite where nothing can be said.
         """
-        return seconds_to_goal(problem, request, starts, plant=lambda p, _: self._forest(p, False), unfinished=self._unfinished)
+        return BoxSearch(
+            problem=problem,
+            request=request,
+            points=starts,
+            plant=lambda reduced, _: self._forest(reduced, False),
+            unfinished=self._unfinished,
+        ).seconds_to_goal()
 
     def _forest(self, problem: SphereProblem, is_short: bool) -> BoxForest:
         """Threads are not worth starting for a search that may be over in a moment."""

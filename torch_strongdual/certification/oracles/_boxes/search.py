@@ -16,7 +16,7 @@ from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 
-__all__ = ["OVERDRAFT", "ForestFactory", "search_boxes", "seconds_to_goal"]
+__all__ = ["OVERDRAFT", "BoxSearch", "ForestFactory"]
 
 FloatArray = NDArray[np.float64]
 
@@ -48,104 +48,14 @@ _MAX_ATTEMPTS = 12  # a goal may move up with the attained value, or be missed b
 ForestFactory = Callable[[SphereProblem, bool], Forest]
 
 
-def search_boxes(
-    problem: SphereProblem,
-    request: BoundRequest,
-    starts: FloatArray,
-    *,
-    plant: ForestFactory,
-    max_cells: int | None,
-    progress: Callable[[float, float], None] | None,
-    short_search: int = 20_000,
-    unfinished: UnfinishedSearches | None = None,
-    resumes_short: bool = True,
-) -> SphereBound:
-    """Prove ever smaller bounds until the request is met.
-
-    Args:
-        problem: As given to :meth:`AbstractTwoLayerOracle.maximise`.
-        request: When to stop.
-        starts: Unit vectors, best first.
-        plant: Makes a forest.
-        max_cells: Stop after this many cells; ``None`` for no limit but the deadline.
-        progress: Called after every round with the fraction of the surface proven and the bound it is proven for.
-        short_search: Cells spent on the goal itself before coming down the ladder.
-        unfinished: Where searches are kept that ran out of time, and looked for.
-        resumes_short: Whether a short search can go on as a long one: not if it uses fewer threads.
-    """
-    search = _search(
-        problem,
-        request,
-        starts,
-        plant,
-        UnfinishedSearches() if unfinished is None else unfinished,
-        max_cells=max_cells,
-        progress=progress,
-        short_search=short_search,
-        resumes_short=resumes_short,
-    )
-    search.run()
-    stats: dict[str, float | str] = {"cells": float(search.cells)}
-    if not request.is_met(search.upper, search.lower):
-        stats["limited_by"] = search.limited_by
-    return SphereBound(upper=search.upper, lower=search.lower, points=search.points, stats=stats)
-
-
-def seconds_to_goal(
-    problem: SphereProblem,
-    request: BoundRequest,
-    starts: FloatArray,
-    *,
-    plant: ForestFactory,
-    unfinished: UnfinishedSearches,
-    short_search: int = 20_000,
-) -> float:
-    """Estimate of the time that the request will take, from a short search for it; infinite where that shows nothing.
-
-    The search is kept in ``unfinished``, so that :func:`search_boxes` goes on with it, or knows that it is over.
-
-    Args:
-        problem: As given to :meth:`AbstractTwoLayerOracle.maximise`.
-        request: When to stop.
-        starts: Unit vectors, best first.
-        plant: Makes a forest.
-        unfinished: Where the search is kept.
-        short_search: Cells to spend on it.
-    """
-    return _search(problem, request, starts, plant, unfinished, short_search=short_search).seconds_to_goal()
-
-
-def _search(
-    problem: SphereProblem,
-    request: BoundRequest,
-    starts: FloatArray,
-    plant: ForestFactory,
-    unfinished: UnfinishedSearches,
-    *,
-    short_search: int,
-    max_cells: int | None = None,
-    progress: Callable[[float, float], None] | None = None,
-    resumes_short: bool = True,
-) -> _Search:
-    """A search of the problem without rows that add nothing, with what is known of it."""
+def _without_idle_rows(problem: SphereProblem) -> SphereProblem:
+    """The same problem, in C layout, without rows that add nothing."""
     weight = np.linalg.norm(problem.duals, axis=1) * np.linalg.norm(problem.rows, axis=1)
-    problem = SphereProblem(
+    return SphereProblem(
         rows=np.ascontiguousarray(problem.rows[weight > 0]),
         duals=np.ascontiguousarray(problem.duals[weight > 0]),
         linear=np.ascontiguousarray(problem.linear),
         one_sided=problem.one_sided,
-    )
-    return _Search(
-        problem=problem,
-        request=request,
-        points=starts,
-        upper=min(_crude_upper(problem), request.known_upper, unfinished.proven(problem)),
-        plant=plant,
-        max_cells=max_cells,
-        progress=progress,
-        short_search=short_search,
-        unfinished=unfinished,
-        resumes_short=resumes_short,
     )
 
 
@@ -224,39 +134,77 @@ class _Attempt:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Search:
-    """One run: what is proven, what is attained, and how the two approach each other."""
+class BoxSearch:
+    """The search of one problem: what is proven, what is attained, and how the two approach each other.
+
+    Args:
+        problem: As given to :meth:`AbstractTwoLayerOracle.maximise`.
+        request: When to stop.
+        points: Unit vectors with good values, best first, shape (m, rank).
+        plant: Makes a forest.
+        max_cells: Stop after this many cells; ``None`` for no limit but the deadline.
+        progress: Called after every round with the fraction of the surface proven and the bound it is proven for.
+        short_search: Cells spent on the goal itself before coming down the ladder.
+        unfinished: Where searches are kept that ran out of time, and looked for.
+        resumes_short: Whether a short search can go on as a long one: not if it uses fewer threads.
+    """
 
     problem: SphereProblem
     request: BoundRequest
     points: FloatArray
-    upper: float
     plant: ForestFactory
-    max_cells: int | None
-    progress: Callable[[float, float], None] | None
-    short_search: int
-    unfinished: UnfinishedSearches
-    resumes_short: bool
+    max_cells: int | None = None
+    progress: Callable[[float, float], None] | None = None
+    short_search: int = 20_000
+    unfinished: UnfinishedSearches = field(default_factory=UnfinishedSearches)
+    resumes_short: bool = True
     cells: int = 0
     limited_by: str = "time"
-    _pace: float = _SLOW_PACE  # seconds a cell, measured as the search goes
+    upper: float = field(init=False)  # proven
+    lower: float = field(init=False)  # best value attained
+    _pace: float = field(init=False)  # seconds a cell, measured as the search goes
     _fraction: float = 0.0  # of the surface, proven in the latest attempt
     _proven: list[tuple[float, int]] = field(default_factory=list)  # excess of bounds over what is attained, and their cells
     _attempts: int = 0
-    lower: float = field(init=False)  # best value attained
     _least_goal: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.problem = _without_idle_rows(self.problem)
+        self.upper = min(_crude_upper(self.problem), self.request.known_upper, self.unfinished.proven(self.problem))
         self.lower = float(np.max(self.problem.values(self.points), initial=0.0)) if len(self.points) else 0.0
         self._least_goal = max(self.request.floor, self.request.target or 0.0, 1e-9 * self.problem.magnitude())
         self._pace = self.unfinished.pace(self.problem, _SLOW_PACE)
+
+    def bound(self) -> SphereBound:
+        """Prove ever smaller bounds until the request is met."""
+        self._run()
+        stats: dict[str, float | str] = {"cells": float(self.cells)}
+        if not self.request.is_met(self.upper, self.lower):
+            stats["limited_by"] = self.limited_by
+        return SphereBound(upper=self.upper, lower=self.lower, points=self.points, stats=stats)
+
+    def seconds_to_goal(self) -> float:
+        """Estimate of the time that :meth:`bound` will take, by the share of the surface that a short search proves.
+
+        Infinite where that shows nothing. What was searched is kept in ``unfinished``: another search of the same problem goes
+        on with it, or knows that it is over.
+        """
+        begin = self.request.deadline.elapsed
+        if self.upper <= self.goal or self._is_refuted() or self._prove(self.goal, budget=self.short_search, is_short=True):
+            return 0.0
+        if not (self.cells and self._fraction > 0.0):
+            return math.inf
+        seconds_per_cell = (self.request.deadline.elapsed - begin) / self.cells
+        forest = self.unfinished.peek(self.problem, self.goal)
+        cells = self.cells if forest is None else max(self.cells, forest.cells)
+        return seconds_per_cell * _missing_cells(cells, self._fraction)
 
     @property
     def goal(self) -> float:
         """The bound that would satisfy the caller, never below what is attained."""
         return max(self._least_goal, (1.0 + max(self.request.rtol, 1e-10)) * self.lower)
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Try the goal at once; if that takes too long, come down a ladder of targets."""
         if self.upper <= self.goal or self._is_refuted():
             return
@@ -269,18 +217,6 @@ class _Search:
         while not self._out_of_budget() and not self._is_refuted():
             if (target := self._next_target()) is None or not self._prove(target):
                 return
-
-    def seconds_to_goal(self) -> float:
-        """Spend a short search on the goal; estimate what is missing by the share of the surface that it proved."""
-        begin = self.request.deadline.elapsed
-        if self.upper <= self.goal or self._is_refuted() or self._prove(self.goal, budget=self.short_search, is_short=True):
-            return 0.0
-        if not (self.cells and self._fraction > 0.0):
-            return math.inf
-        seconds_per_cell = (self.request.deadline.elapsed - begin) / self.cells
-        forest = self.unfinished.peek(self.problem, self.goal)
-        cells = self.cells if forest is None else max(self.cells, forest.cells)
-        return seconds_per_cell * _missing_cells(cells, self._fraction)
 
     def _next_target(self) -> float | None:
         """The smallest rung that the cells of earlier ones promise to be affordable, or the next one; ``None`` at the goal."""
