@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from torch import Tensor
 
-__all__ = ["DualNormBound", "Witness"]
+__all__ = ["DualNormBound", "Witness", "distinct_witnesses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,3 +59,24 @@ class DualNormBound:
     def looseness(self, least: float) -> float:
         """How far the proof is above what is attained, relatively, where values below ``least`` (positive) do not matter."""
         return self.upper / max(self.lower, least) - 1.0
+
+
+def distinct_witnesses(witnesses: Iterable[Witness], *, number: int, cosine: float) -> list[Witness]:
+    """The best few, best first; of those with the same gates whose layers all nearly coincide only the first.
+
+    Args:
+        witnesses: Of one architecture.
+        number: Return no more than this.
+        cosine: Layers whose inner product is above this coincide.
+    """
+    kept: list[Witness] = []
+    for witness in sorted(witnesses, key=lambda w: -w.value):
+        if len(kept) < number and not any(_coincide(witness, other, cosine) for other in kept):
+            kept.append(witness)
+    return kept
+
+
+def _coincide(first: Witness, second: Witness, cosine: float) -> bool:
+    if first.gate_index != second.gate_index:
+        return False
+    return all(float((a * b).sum()) > cosine for a, b in zip(first.weights, second.weights, strict=True))

@@ -41,6 +41,24 @@ class BoundRequest:
             return True
         return self.target is not None and (upper <= self.target or lower > (1.0 + self.rtol) * self.target)
 
+    def before(self, unit: float, allowance: float) -> BoundRequest:
+        """What to ask of a bound that ``allowance`` is added to and ``unit`` multiplied with afterwards; a hair stricter.
+
+        Args:
+            unit: Above zero.
+            allowance: In these units.
+        """
+
+        def divided(value: float) -> float:
+            return max(0.0, value / unit * (1.0 - 1e-12) - allowance)
+
+        return BoundRequest(
+            rtol=self.rtol * (1.0 - 1e-9),
+            floor=divided(self.floor),
+            target=None if self.target is None else divided(self.target),
+            deadline=self.deadline,
+        )
+
 
 def refusal_of_patches(oracle: object, spec: BranchSpec) -> str | None:
     """Why ``oracle``, which is for dense branches, does not take this one; ``None`` unless it is convolutional."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.direct_two_layer import AbstractDirectOracle, distinct_points
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
-from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem, distinct_points
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 
 __all__ = ["AngularSweepOracle"]
 
@@ -23,7 +23,7 @@ _MAX_POINTS = 16
 
 
 @final
-class AngularSweepOracle(AbstractDirectOracle):
+class AngularSweepOracle(AbstractTwoLayerOracle):
     r"""Exact dual norm of two-layer (leaky) ReLU branches on data of rank at most two, any number of outputs.
 
     On the circle a row switches on and off where it is orthogonal to u; between these 2n angles :math:`w(u) = M'u` is
@@ -45,6 +45,10 @@ class AngularSweepOracle(AbstractDirectOracle):
         >>> round(found.upper, 9), round(found.lower, 9)
         (5.0, 5.0)
     """
+
+    def needs_ascent(self, problem: SphereProblem) -> bool:
+        """Never: all maxima are seen at once, of both signs."""
+        return False
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """Rank at most two."""

@@ -12,7 +12,7 @@ from typing import Any, final
 from torch import Tensor
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
+from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness, distinct_witnesses
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
@@ -20,6 +20,7 @@ from torch_strongdual.nn.branch_spec import BranchSpec
 __all__ = ["CompositeState", "FirstTight", "Tightest"]
 
 _MAX_WITNESSES = 32
+_SAME = 1.0 - 1e-6  # cosine of a tenth of a degree
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,7 +54,7 @@ class _Gathered:
         self.ran.append(name)
         if found.upper < self.upper:
             self.upper, self.upper_by = found.upper, name
-        self.witnesses = _united((*self.witnesses, *found.witnesses))
+        self.witnesses = tuple(distinct_witnesses([*self.witnesses, *found.witnesses], number=_MAX_WITNESSES, cosine=_SAME))
         self.lower = max(self.lower, found.lower)
         if "limited_by" in found.stats:
             self.limited_by[name] = str(found.stats["limited_by"])
@@ -167,20 +168,3 @@ def _shared(request: BoundRequest, lower: float, *, members_left: int) -> BoundR
     floor = max(request.floor, (1.0 + request.rtol) * lower)
     deadline: Deadline = request.deadline if members_left == 1 else request.deadline.fraction(1.0 / members_left)
     return BoundRequest(rtol=request.rtol, floor=floor, target=request.target, deadline=deadline)
-
-
-def _united(witnesses: tuple[Witness, ...]) -> tuple[Witness, ...]:
-    """Best first, the same branch once."""
-    kept: list[Witness] = []
-    for witness in sorted(witnesses, key=lambda w: -w.value):
-        if len(kept) < _MAX_WITNESSES and not any(_is_same(witness, other) for other in kept):
-            kept.append(witness)
-    return tuple(kept)
-
-
-def _is_same(first: Witness, second: Witness) -> bool:
-    """Whether all layers coincide to about a tenth of a degree, and the gates."""
-    if first.gate_index != second.gate_index:
-        return False
-    pairs = zip(first.weights, second.weights, strict=True)
-    return all(float((a * b).sum()) > 1.0 - 1e-6 for a, b in pairs)

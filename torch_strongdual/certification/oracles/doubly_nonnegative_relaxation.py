@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import numpy as np
@@ -11,11 +10,10 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
-from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
+from torch_strongdual.certification.oracles._one_output import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles._recent import Recent
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 __all__ = ["DoublyNonnegativeRelaxation"]
 
@@ -25,7 +23,7 @@ _KEPT = 2  # searches that stopped early: their starting points take memory, and
 
 
 @final
-class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
+class DoublyNonnegativeRelaxation(AbstractOneOutputOracle):
     r"""Upper bounds from moments of :math:`(1, u, z, s)`, :math:`z = (Xu)_+`, :math:`s = (-Xu)_+`, refined by splits on signs.
 
     The moments are semidefinite, all products of entries of z and s are nonnegative, :math:`z_i s_i = 0`, and
@@ -70,6 +68,8 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
         Math. Prog. 95, 2003.
     """
 
+    effort = "nodes"
+
     def __init__(
         self,
         *,
@@ -93,20 +93,8 @@ class DoublyNonnegativeRelaxation(AbstractTwoLayerOracle):
     def _is_low_rank(self, num_rows: int) -> bool:
         return self.device.type == "cpu" and num_rows >= self.low_rank_rows
 
-    def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """Bound the maximum; see :meth:`AbstractTwoLayerOracle.maximise`."""
-        arrays = (problem.rows, problem.duals, problem.linear)
-        if not all(np.isfinite(array).all() for array in arrays):
-            none = np.zeros((0, problem.rank))
-            return SphereBound(upper=math.inf, lower=0.0, points=none, stats={"limited_by": "non-finite numbers"})
-        if problem.one_sided:
-            return self._one_sided(problem, request, starts)
-        if problem.num_outputs == 1:
-            return two_sided_bound(self, problem, request, starts)
-        return bound_by_outputs(self, problem, request, starts, effort="nodes")
-
-    def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """One output, one sign."""
+    def one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """See :meth:`AbstractOneOutputOracle.one_sided`."""
         if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
         scaled = ScaledLift.of(problem)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem, distinct_points
 
 __all__ = ["local_maxima"]
 
@@ -52,14 +52,14 @@ def local_maxima(
     points = _unit(np.concatenate([_first_guesses(problem, num_starts, seed), *([] if starts is None else [starts])]))
     deadline = Deadline() if deadline is None else deadline
     points = _gradient_ascent(_thinned(problem, seed), points, deadline)
-    points = _distinct(problem, points, 2 * num_kept)
+    points = distinct_points(points, problem.values(points), 2 * num_kept)
     if deadline.remaining == 0.0:
         return points[:num_kept]
     share = min(1.0, _MANY_ROWS / max(problem.num_rows, 1))  # time is bounded: with many rows fewer iterations
     step = _dual_step(problem)
     for _ in range(4):
         points = _convex_concave_step(problem, points, step, max(8, int(120 * share)), deadline)
-    points = _distinct(problem, points, num_kept)
+    points = distinct_points(points, problem.values(points), num_kept)
     # The best few decide how tight a bound looks: bring them to the top.
     best, rest = points[:num_polished], points[num_polished:]
     for _ in range(12):
@@ -70,7 +70,8 @@ def local_maxima(
         best = climbed
         if float(np.max(gained, initial=0.0)) <= 1e-9 * problem.magnitude():
             break
-    return _distinct(problem, np.concatenate([best, rest]), num_kept)
+    points = np.concatenate([best, rest])
+    return distinct_points(points, problem.values(points), num_kept)
 
 
 def _thinned(problem: SphereProblem, seed: int) -> SphereProblem:
@@ -168,15 +169,3 @@ def _convex_concave_step(
     )
     better = problem.values(candidates) > problem.values(points)
     return np.where(better[:, None], candidates, points)
-
-
-def _distinct(problem: SphereProblem, points: FloatArray, number: int) -> FloatArray:
-    """The best ``number`` points with positive value, no two of them closer than about two degrees."""
-    values = problem.values(points)
-    kept: list[FloatArray] = []
-    for index in np.argsort(-values, kind="stable"):
-        if len(kept) == number or not values[index] > 0:
-            break
-        if all(float(points[index] @ other) < 0.9995 for other in kept):
-            kept.append(points[index])
-    return np.array(kept) if kept else np.zeros((0, problem.rank))

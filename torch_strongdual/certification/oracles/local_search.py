@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
+from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness, distinct_witnesses
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, refusal_of_patches
 from torch_strongdual.certification.oracles.branch_ascent import ascend_branches, branch_images, unit_layers
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle
@@ -28,6 +28,7 @@ __all__ = ["LocalSearch", "LocalSearchState"]
 _NUMBERS_AT_A_TIME = 8_000_000
 _MAX_SEARCH_WIDTH = 16
 _MAX_WITNESSES = 16
+_CLOSE = 0.9995  # cosine of about two degrees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,7 +143,7 @@ class LocalSearch(AbstractDualNormOracle):
         )
         images = branch_images(state.inputs, scaled, layers, slopes, masks)
         deep = _witnesses(state, layers, images, gates, state.scale * scale)
-        return _distinct([*shallow, *deep])
+        return distinct_witnesses([*shallow, *deep], number=_MAX_WITNESSES, cosine=_CLOSE)
 
     def _shallow_witnesses(self, state: LocalSearchState, duals: Tensor, request: BoundRequest) -> list[Witness]:
         """Maximisers among branches with one unit a layer, in the widths of the spec."""
@@ -225,19 +226,3 @@ def _padded(weight: Tensor, shape: tuple[int, int]) -> Tensor:
     whole[: weight.shape[0], : weight.shape[1]] = weight
     scaled: Tensor = whole / torch.linalg.vector_norm(whole)
     return scaled
-
-
-def _distinct(witnesses: list[Witness]) -> list[Witness]:
-    """The best few, best first; of those whose layers nearly coincide only the first."""
-    kept: list[Witness] = []
-    for witness in sorted(witnesses, key=lambda w: -w.value):
-        if len(kept) < _MAX_WITNESSES and not any(_is_close(witness, other) for other in kept):
-            kept.append(witness)
-    return kept
-
-
-def _is_close(first: Witness, second: Witness) -> bool:
-    """Whether all layers point the same way to about two degrees, and the gates agree."""
-    if first.gate_index != second.gate_index:
-        return False
-    return all(float((a * b).sum()) > 0.9995 for a, b in zip(first.weights, second.weights, strict=True))

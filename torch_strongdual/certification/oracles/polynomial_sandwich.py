@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._output_directions import bound_by_outputs
+from torch_strongdual.certification.oracles._one_output import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
 from torch_strongdual.certification.oracles._sandwich.search import find_quartic_majorant
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 __all__ = ["PolynomialSandwich"]
 
@@ -22,7 +20,7 @@ FloatArray = NDArray[np.float64]
 
 
 @final
-class PolynomialSandwich(AbstractTwoLayerOracle):
+class PolynomialSandwich(AbstractOneOutputOracle):
     r"""Upper bounds from polynomials of degree four above every term, their sum bounded by an eigenvalue.
 
     :math:`(t)_+ = t/2 + |t|/2`, and :math:`|t|` lies between even quartics that touch it where they are wanted; below, it
@@ -56,6 +54,8 @@ class PolynomialSandwich(AbstractTwoLayerOracle):
         Lasserre, "Global optimization with polynomials and the problem of moments", SIAM J. Optim. 11, 2001.
     """
 
+    effort = "iterations"
+
     def __init__(self, *, max_rank: int = 24) -> None:
         self.max_rank = max_rank
 
@@ -65,20 +65,8 @@ class PolynomialSandwich(AbstractTwoLayerOracle):
             return f"rank {rank} is above max_rank={self.max_rank} of PolynomialSandwich"
         return None
 
-    def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """Bound the maximum; see :meth:`AbstractTwoLayerOracle.maximise`."""
-        arrays = (problem.rows, problem.duals, problem.linear)
-        if not all(np.isfinite(array).all() for array in arrays):
-            none = np.zeros((0, problem.rank))
-            return SphereBound(upper=math.inf, lower=0.0, points=none, stats={"limited_by": "non-finite numbers"})
-        if problem.one_sided:
-            return self._one_sided(problem, request, starts)
-        if problem.num_outputs == 1:
-            return two_sided_bound(self, problem, request, starts)
-        return bound_by_outputs(self, problem, request, starts, effort="iterations")
-
-    def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
-        """One output, one sign."""
+    def one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """See :meth:`AbstractOneOutputOracle.one_sided`."""
         if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
         points = starts if len(starts) else local_maxima(problem, deadline=request.deadline.fraction(0.3))

@@ -61,10 +61,8 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
 
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Bound the maximum; see :meth:`AbstractTwoLayerOracle.maximise`."""
-        arrays = (problem.rows, problem.duals, problem.linear)
-        if not all(np.isfinite(array).all() for array in arrays):
-            none = np.zeros((0, problem.rank))
-            return SphereBound(upper=math.inf, lower=0.0, points=none, stats={"limited_by": "non-finite numbers"})
+        if not problem.is_finite:
+            return SphereBound.nothing(problem, "non-finite numbers")
         row_scale = power_of_two_scale(problem.rows)
         parts = [power_of_two_scale(problem.duals) * row_scale] if problem.duals.any() else []
         scale = max([*parts, *([power_of_two_scale(problem.linear)] if problem.linear.any() else [])], default=1.0)

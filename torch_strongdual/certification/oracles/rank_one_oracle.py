@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.direct_two_layer import AbstractDirectOracle
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
+from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 
 __all__ = ["RankOneOracle"]
 
 
 @final
-class RankOneOracle(AbstractDirectOracle):
+class RankOneOracle(AbstractTwoLayerOracle):
     r"""Exact dual norm of two-layer (leaky) ReLU branches on data :math:`X = t v'`, any number of outputs.
 
     A neuron sees the data along v only, from one side or the other:
@@ -32,6 +32,10 @@ class RankOneOracle(AbstractDirectOracle):
         >>> round(found.upper, 9), round(found.lower, 9)
         (2.0, 2.0)
     """
+
+    def needs_ascent(self, problem: SphereProblem) -> bool:
+        """Never: all maxima are seen at once, of both signs."""
+        return False
 
     def limits(self, rank: int, num_rows: int, num_outputs: int) -> str | None:
         """Rank at most one."""

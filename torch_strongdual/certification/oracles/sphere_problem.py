@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SphereBound", "SphereProblem"]
+__all__ = ["SphereBound", "SphereProblem", "distinct_points"]
 
 FloatArray = NDArray[np.float64]
 
@@ -34,6 +35,11 @@ class SphereProblem:
     linear: FloatArray
     one_sided: bool = False
     _digest: list[bytes] = field(default_factory=list, init=False, repr=False)  # of the numbers, once it was asked for
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers are."""
+        return all(bool(np.isfinite(array).all()) for array in (self.rows, self.duals, self.linear))
 
     @property
     def num_rows(self) -> int:
@@ -100,3 +106,25 @@ class SphereBound:
     lower: float
     points: FloatArray
     stats: Mapping[str, float | str] = field(default_factory=dict)
+
+    @classmethod
+    def nothing(cls, problem: SphereProblem, limited_by: str) -> SphereBound:
+        """Nothing proven, nothing attained, and why."""
+        return cls(upper=math.inf, lower=0.0, points=np.zeros((0, problem.rank)), stats={"limited_by": limited_by})
+
+
+def distinct_points(points: FloatArray, values: FloatArray, number: int) -> FloatArray:  # (m, r), (m,)
+    """The best ``number`` unit vectors with positive value, best first, no two closer than about two degrees.
+
+    Example:
+        >>> distinct_points(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1e-9]]), np.array([1.0, 2.0, 0.5]), 3)
+        array([[0., 1.],
+               [1., 0.]])
+    """
+    kept: list[FloatArray] = []
+    for index in np.argsort(-values, kind="stable"):
+        if len(kept) == number or not values[index] > 0:
+            break
+        if all(float(points[index] @ other) < 0.9995 for other in kept):
+            kept.append(points[index])
+    return np.array(kept).reshape(len(kept), points.shape[1])

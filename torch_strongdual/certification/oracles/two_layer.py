@@ -137,9 +137,9 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
         """Bound the problem in reduced coordinates of inputs and outputs."""
         rows, duals = state.row_space.rows, outputs.rows
         slope = next(a.negative_slope for a in state.spec.activations if not a.is_identity)
-        if (reason := self.limits(state.row_space.rank, rows.shape[0], outputs.rank)) is not None:
-            return SphereBound(upper=math.inf, lower=0.0, points=np.zeros((0, rows.shape[1])), stats={"limited_by": reason})
         problem = SphereProblem(rows=rows, duals=(1.0 - slope) * duals, linear=slope * (rows.T @ duals))
+        if (reason := self.limits(problem.rank, problem.num_rows, problem.num_outputs)) is not None:
+            return SphereBound.nothing(problem, reason)
         starts = state.starts if state.starts.shape[1] == rows.shape[1] else np.zeros((0, rows.shape[1]))
         found = two_sided_bound(self, problem, request, starts)
         # Rounding of the products that made the problem: (1 - a) Lam and a X'Lam.

@@ -69,14 +69,5 @@ class ScaledLift:
         return math.nextafter(total, math.inf) if math.isfinite(total) else math.inf
 
     def request(self, request: BoundRequest) -> BoundRequest:
-        """The same request, a hair stricter, in the units of the scaled problem."""
-
-        def divided(value: float) -> float:
-            return max(0.0, value / self.unit * (1.0 - 1e-12) - self.allowance)
-
-        return BoundRequest(
-            rtol=request.rtol * (1.0 - 1e-9),
-            floor=divided(request.floor),
-            target=None if request.target is None else divided(request.target),
-            deadline=request.deadline,
-        )
+        """The same request in the units of the scaled problem."""
+        return request.before(self.unit, self.allowance)
