@@ -16,7 +16,7 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv and install the pinned packages (the other targets do it when needed)
 
-demo: $(STAMP)  ## train a small network and print its certificate
+demo: $(STAMP)  ## train five networks on real data and certify each: a table, a JSON record, a picture
 	@echo "[demo] python -m torch_strongdual.recipes.quickstart"
 	@$(BIN)/python -m torch_strongdual.recipes.quickstart
 
@@ -28,7 +28,7 @@ test-slow: $(STAMP)  ## run the slow tests
 	@echo "[test] slow suite, $(JOBS) processes"
 	@$(PYTEST) -m slow
 
-bench: $(STAMP)  ## measure speed as ratios to references, all benchmarks (BENCH=--quick: under two minutes)
+bench: $(STAMP)  ## measure speed as ratios to references, all benchmarks (BENCH=--quick: two minutes)
 	@echo "[bench] python -m benchmarks $(BENCH)"
 	@$(BIN)/python -m benchmarks $(BENCH)
 

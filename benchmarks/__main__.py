@@ -1,7 +1,7 @@
 """Run the benchmark suite: each benchmark in a process of its own, results as text and JSON in one folder.
 
 python -m benchmarks                    # all of it
-python -m benchmarks --quick            # under two minutes
+python -m benchmarks --quick            # two minutes
 python -m benchmarks parallel_net       # one of them
 python -m benchmarks --list
 """
