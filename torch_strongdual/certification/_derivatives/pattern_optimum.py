@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_strongdual.certification._activation_patterns import activation_patterns
 from torch_strongdual.certification._derivatives.pattern_program import PatternProgram
 from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss
-from torch_strongdual.certification._training.cell_refit import activation_patterns
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.differentiable_optimum import DifferentiableOptimum
 from torch_strongdual.certification.oracles.row_space import RowSpace

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification._activation_patterns import MOST_ROUNDS, VIOLATION, near_samples
 from torch_strongdual.certification._restricted.cvxpy_layer import cone_layer, imported_cvxpy, solved_layer
 from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss, loss_expression
 from torch_strongdual.errors import SolverError
@@ -20,9 +21,6 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 _SETTINGS = {f"tol_{name}": 1e-12 for name in ("gap_abs", "gap_rel", "feas")}  # Clarabel ends with what it can reach
-_ROUNDS = 8
-_NEAR = 0.02
-_VIOLATION = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,8 +57,8 @@ class PatternProgram:
         lengths = np.linalg.norm(self.rows, axis=1)
         unit = float(lengths.max(initial=0.0)) or 1.0
         normals = np.divide(self.rows, lengths[:, None], out=np.zeros_like(self.rows), where=lengths[:, None] > 0)
-        chosen = self._nearest(normals)
-        for _ in range(_ROUNDS):
+        chosen = near_samples(self.guess, normals) & (self.sides != 0.0)
+        for _ in range(MOST_ROUNDS):
             found, bias = self._solved(loss, limit / (unit * loss.dual_unit), normals, chosen, unit)
             points = found.detach().numpy()
             violated = self._violated(points, normals) & ~chosen
@@ -69,15 +67,9 @@ class PatternProgram:
             chosen |= violated
         raise SolverError("The program did not settle within its patterns.", solver="Clarabel", solver_status="violated")
 
-    def _nearest(self, normals: FloatArray) -> BoolArray:
-        sizes = np.linalg.norm(self.guess, axis=1)[:, None]
-        slack = np.abs(self.guess @ normals.T) / np.where(sizes > 0, sizes, 1.0)
-        nearest = np.sort(slack, axis=1)[:, min(2 * self.rows.shape[1], slack.shape[1] - 1)][:, None]
-        return np.asarray((slack <= np.maximum(nearest, _NEAR)) & (self.sides != 0.0))
-
     def _violated(self, points: FloatArray, normals: FloatArray) -> BoolArray:
         largest = np.linalg.norm(points, axis=1).max(initial=0.0)
-        return np.asarray(self.sides * (points @ normals.T) < -_VIOLATION * largest)
+        return np.asarray(self.sides * (points @ normals.T) < -VIOLATION * largest)
 
     def _solved(
         self, loss: ScaledLoss, limit: Tensor, normals: FloatArray, chosen: BoolArray, unit: float

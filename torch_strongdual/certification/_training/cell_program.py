@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_strongdual.certification._activation_patterns import MOST_ROUNDS, VIOLATION, near_samples
 from torch_strongdual.certification._clarabel import Cone, clarabel_solution
 
 __all__ = ["solved_cone_program"]
@@ -12,9 +13,6 @@ __all__ = ["solved_cone_program"]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-_ROUNDS = 8
-_NEAR = 0.02
-_VIOLATION = 1e-9
 _ACCURACY = 1e-11
 _FEASIBILITY = 1e-10
 
@@ -45,17 +43,14 @@ def solved_cone_program(
     """
     number, dimension = guess.shape
     signed = np.where(patterns[:, :, None], normals, -normals)  # (p, n, r)
-    sizes = np.linalg.norm(guess, axis=1)[:, None]
-    slack = np.abs(guess @ normals.T) / np.where(sizes > 0, sizes, 1.0)
-    nearest = np.sort(slack, axis=1)[:, min(2 * dimension, slack.shape[1] - 1)][:, None]
-    chosen = slack <= np.maximum(nearest, _NEAR)
-    for _ in range(_ROUNDS):
+    chosen = near_samples(guess, normals)
+    for _ in range(MOST_ROUNDS):
         solution = _solved(hessian, linear, price, [signed[j][chosen[j]] for j in range(number)], dimension)
         if solution is None:
             return None
         groups = solution[: number * dimension].reshape(number, dimension)
         values = np.einsum("jnr,jr->jn", signed, groups)
-        violated = (values < -_VIOLATION * np.linalg.norm(groups, axis=1).max(initial=0.0)) & ~chosen
+        violated = (values < -VIOLATION * np.linalg.norm(groups, axis=1).max(initial=0.0)) & ~chosen
         if not violated.any():
             break
         chosen |= violated

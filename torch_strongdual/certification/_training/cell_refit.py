@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from torch_strongdual.certification._activation_patterns import activation_patterns
 from torch_strongdual.certification._training.cell_program import solved_cone_program
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.deadline import Deadline
@@ -22,14 +23,13 @@ from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.losses import HuberFamilyLoss, SoftmaxLoss
 
-__all__ = ["activation_patterns", "has_cells", "refitted_in_cells"]
+__all__ = ["has_cells", "refitted_in_cells"]
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 _MAX_NUMBERS = 1200  # of all first layers together: the program has a dense Hessian of this size
 _NEWTON_STEPS = 8
-_ON_KINK = 1e-7
 _DEAD = 1e-8
 
 
@@ -196,14 +196,6 @@ class _Cells:
         last = torch.from_numpy(self.directions[live] * np.sqrt(sizes[live])[:, None])
         bias = None if self.template.output_bias is None else torch.from_numpy(point[self.firsts.size :].copy())
         return dataclasses.replace(self.template, weights=(first[:, None], last[:, :, None]), output_bias=bias)
-
-
-def activation_patterns(rows: FloatArray, points: FloatArray, slopes: FloatArray) -> BoolArray:
-    """Which samples are active; on a kink those that the branch gains by (``slopes``, the residual along its output)."""
-    hidden = points @ rows.T
-    sizes = np.linalg.norm(points, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
-    patterns: BoolArray = np.where(np.abs(hidden) <= _ON_KINK * sizes, slopes > 0.0, hidden > 0.0)
-    return patterns
 
 
 def _curvature(problem: TrainingProblem, outputs: torch.Tensor) -> FloatArray:
