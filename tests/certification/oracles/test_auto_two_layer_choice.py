@@ -33,15 +33,15 @@ def problem_of(seed: int, *, rank: int = 8, num_rows: int = 60) -> SphereProblem
     return one_sided_problem(seed, rank=rank, num_rows=num_rows)
 
 
-def answer(upper: float, limited_by: str) -> SphereBound:
-    return SphereBound(upper=upper, lower=1.0, points=NO_POINTS, stats={"limited_by": limited_by})
+def answer(upper: float, *, is_exhausted: bool) -> SphereBound:
+    return SphereBound(upper=upper, lower=1.0, points=NO_POINTS, is_exhausted=is_exhausted)
 
 
 def test_answers_that_time_limited_are_not_kept() -> None:
     spent, problem = SpentOracles(), problem_of(0)
-    spent.note(problem, "A", answer(2.0, "time"))
+    spent.note(problem, "A", answer(2.0, is_exhausted=False))
     assert spent.answer(problem, "A") is None
-    kept = answer(2.0, "looseness of the quadratic relaxation")
+    kept = answer(2.0, is_exhausted=True)
     spent.note(problem, "A", kept)
     assert spent.answer(problem, "A") is kept
     assert spent.answer(problem, "B") is None
@@ -52,7 +52,7 @@ def test_answers_that_time_limited_are_not_kept() -> None:
 def test_the_oldest_answers_leave() -> None:
     spent, problems = SpentOracles(capacity=2), [problem_of(seed) for seed in range(3)]
     for problem in problems:
-        spent.note(problem, "A", answer(2.0, "looseness"))
+        spent.note(problem, "A", answer(2.0, is_exhausted=True))
     assert [spent.answer(problem, "A") is None for problem in problems] == [True, False, False]
 
 

@@ -13,7 +13,7 @@ from torch_strongdual.certification._dual.joint_dual import JointDual
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoundRequest
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
-from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, boxes_pay
+from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, HARD_RANK
 from torch_strongdual.certification.oracles.row_space import RowSpace
 from torch_strongdual.certification.training_problem import TrainingProblem
 
@@ -21,6 +21,7 @@ __all__ = ["JointCandidate"]
 
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES = 0.3
+_SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
@@ -55,7 +56,7 @@ class JointCandidate(AbstractJointCandidate):
         # From any looseness with few samples; from some where the iterations take long to settle; from much where boxes are
         # expected to have the last word, for which the residual is good.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
-        if boxes_pay(rank, problem.loss.num_samples, 1, has_relaxation=True):
+        if rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
             self.worthwhile_from = _FROM_BOXES
 
     @property

@@ -14,7 +14,7 @@ from torch_strongdual.certification.oracles._boxes.search import OVERDRAFT
 from torch_strongdual.certification.oracles._choice.expected_looseness import (
     SMALLEST_LOOSENESS,
     expected_looseness,
-    expected_seconds,
+    measured_seconds,
 )
 from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
@@ -30,23 +30,16 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereBound, S
 from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["EASY_RANK", "AutoTwoLayerOracle", "boxes_pay"]
+__all__ = ["EASY_RANK", "HARD_RANK", "AutoTwoLayerOracle"]
 
 FloatArray = NDArray[np.float64]
 
 EASY_RANK = 7  # box branch and bound answers in about a second
-_HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
+HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
 _HOPELESS_RANK = 14
 _STEEP = 0.1  # size of the first axis left out, relative to the largest, from which leading axes may do
 _COMPARABLE = 1.2  # oracles expected to be looser than the best by more than this are not tried
-_SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
-
-
-def boxes_pay(rank: int, num_rows: int, num_outputs: int, *, has_relaxation: bool) -> bool:
-    """Whether boxes get further than the doubly nonnegative relaxation, if there is one for so many rows."""
-    if has_relaxation and rank >= _SPLIT_RANK and num_rows <= _SPLIT_ROWS and num_outputs == 1:
-        return False
-    return rank <= (_HARD_RANK if has_relaxation else _HOPELESS_RANK)
+_FEW_ROWS = 200  # of several outputs: beyond, the relaxation adds nothing to boxes in reach
 
 
 @final
@@ -191,16 +184,11 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 
         The most promising one last; where some are expected to leave nothing to be asked for, the quickest of these first.
         """
-        size = problem.rank, problem.num_rows, problem.num_outputs
+        if not problem.one_sided:
+            return self._for_several_outputs(problem)
         boxes: list[AbstractTwoLayerOracle] = [self._boxes] if problem.rank <= self._boxes.max_rank else []
-        others = self._others(problem)
-        has_relaxation = self._relaxation in others
-        if not problem.one_sided:  # one output is what was measured
-            use_boxes = bool(boxes) and boxes_pay(*size, has_relaxation=has_relaxation)
-            use_others = not (has_relaxation and use_boxes and problem.num_rows > _SPLIT_ROWS)
-            last = others[-1:] if use_others else []
-            return [*last, *boxes] if use_boxes and not has_relaxation else [*(boxes if use_boxes else []), *last]
-        measured = [(self._expected(problem, oracle, seconds, hardness), oracle) for oracle in (*others, *boxes)]
+        oracles = (*self._others(problem), *boxes)
+        measured = [(self._expected(problem, oracle, seconds, hardness), oracle) for oracle in oracles]
         expected = [pair for pair in measured if math.isfinite(pair[0])]
         best = min((looseness for looseness, _ in expected), default=math.inf)
         promising = [pair for pair in expected if pair[0] <= max(best, min(_COMPARABLE * best, known))]
@@ -209,10 +197,20 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         quickest = min(ready, key=lambda oracle: self._expected_seconds(problem, oracle), default=None)
         return tightest_last if quickest is None else [quickest, *(o for o in tightest_last if o is not quickest)]
 
+    def _for_several_outputs(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
+        """Boxes where the rank allows it, and the tightest relaxation: several outputs were not measured."""
+        others = self._others(problem)
+        has_relaxation = self._relaxation in others
+        if problem.rank > min(self._boxes.max_rank, HARD_RANK if has_relaxation else _HOPELESS_RANK):
+            return others[-1:]
+        if not has_relaxation:
+            return [*others[-1:], self._boxes]
+        return [self._boxes, *([self._relaxation] if problem.num_rows <= _FEW_ROWS else [])]
+
     def _expected_seconds(self, problem: SphereProblem, oracle: AbstractTwoLayerOracle) -> float:
         """Until it is as tight as was ever measured."""
         rank = _effective_rank(problem.rows) if oracle is self._boxes else problem.rank
-        return expected_seconds(_class_name(oracle), rank=rank, num_rows=problem.num_rows)
+        return measured_seconds(_class_name(oracle), rank=rank, num_rows=problem.num_rows)
 
     def _step(
         self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
@@ -227,7 +225,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         found = _named(oracle, oracle.maximise(problem, asked, starts))
         self._spent.note(problem, name, found)
         spent = {f"seconds in {name}": deadline.elapsed - start}
-        return SphereBound(upper=found.upper, lower=found.lower, points=found.points, stats={**found.stats, **spent})
+        return dataclasses.replace(found, stats={**found.stats, **spent})
 
 
 def _class_name(oracle: AbstractTwoLayerOracle) -> str:
@@ -258,8 +256,7 @@ def _share(oracle: AbstractTwoLayerOracle) -> float:
 
 def _named(oracle: AbstractTwoLayerOracle, bound: SphereBound) -> SphereBound:
     """Say in ``stats`` which oracle gave the bound."""
-    stats = {**bound.stats, "oracle": type(oracle).__name__}
-    return SphereBound(upper=bound.upper, lower=bound.lower, points=bound.points, stats=stats)
+    return dataclasses.replace(bound, stats={**bound.stats, "oracle": type(oracle).__name__})
 
 
 def _tighter(last: SphereBound, before: SphereBound) -> SphereBound:

@@ -85,6 +85,8 @@ class PolynomialSandwich(AbstractOneOutputOracle):
             bound, iterations = min(bound, found.majorant.proven_maximum(scaled)), float(found.iterations)
         upper = scaled.upper(bound)
         stats: dict[str, float | str] = {"iterations": iterations}
-        if not request.is_met(upper, lower):
-            stats["limited_by"] = "time" if request.deadline.expired else "looseness of the polynomial relaxation"
-        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
+        if request.is_met(upper, lower):
+            return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
+        is_late = request.deadline.expired
+        stats["limited_by"] = "time" if is_late else "looseness of the polynomial relaxation"
+        return SphereBound(upper=upper, lower=lower, points=points, stats=stats, is_exhausted=not is_late)

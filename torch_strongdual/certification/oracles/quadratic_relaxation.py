@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import final
 
@@ -77,7 +78,7 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
         asked = BoundRequest(rtol=request.rtol, floor=request.floor / scale, target=target, deadline=request.deadline)
         found = self._one_sided(scaled, asked, starts) if problem.one_sided else self._two_sided(scaled, asked, starts)
         upper = math.nextafter(found.upper * scale, math.inf) if found.upper > 0.0 else 0.0  # the product may underflow
-        return SphereBound(upper=upper, lower=found.lower * scale, points=found.points, stats=found.stats)
+        return dataclasses.replace(found, upper=upper, lower=found.lower * scale)
 
     def _one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """One output, one sign."""
@@ -93,10 +94,7 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
                 deadline=request.deadline,
             )
             upper = min(upper, majorant.proven_maximum())
-        stats: dict[str, float | str] = {}
-        if not upper <= (1.0 + request.rtol) * lower:
-            stats["limited_by"] = "time" if request.deadline.expired else "looseness of the quadratic relaxation"
-        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
+        return _with_limit(SphereBound(upper=upper, lower=lower, points=points), request)
 
     def _two_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """The norm of any number of outputs."""
@@ -112,10 +110,7 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
             columns = self._column_bound(problem, request)
             if columns < upper:
                 upper, method = columns, "sum over outputs"
-        stats: dict[str, float | str] = {"outputs": method}
-        if not upper <= (1.0 + request.rtol) * lower:
-            stats["limited_by"] = "time" if request.deadline.expired else "looseness of the quadratic relaxation"
-        return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
+        return _with_limit(SphereBound(upper=upper, lower=lower, points=points, stats={"outputs": method}), request)
 
     def _column_bound(self, problem: SphereProblem, request: BoundRequest) -> float:
         """``sqrt(sum_j kappa_j^2)``, each with an equal share of the time left."""
@@ -130,3 +125,12 @@ class QuadraticRelaxation(AbstractTwoLayerOracle):
             asked = BoundRequest(rtol=request.rtol, deadline=deadline)
             total += two_sided_bound(self, column, asked, np.zeros((0, problem.rank))).upper ** 2
         return math.sqrt(total) * (1.0 + gamma(problem.num_outputs + 4))
+
+
+def _with_limit(found: SphereBound, request: BoundRequest) -> SphereBound:
+    """Say what limited the bound, if it is not as tight as asked for."""
+    if found.upper <= (1.0 + request.rtol) * found.lower:
+        return found
+    is_late = request.deadline.expired
+    reason = "time" if is_late else "looseness of the quadratic relaxation"
+    return dataclasses.replace(found, stats={**found.stats, "limited_by": reason}, is_exhausted=not is_late)

@@ -100,12 +100,14 @@ class SphereBound:
         lower: Attained at ``points[0]`` up to rounding; 0 if there are none.
         points: Unit vectors, best first, shape (m, r), m may be 0.
         stats: What ran and what limited it.
+        is_exhausted: Whether the request was not met, and more time would not help.
     """
 
     upper: float
     lower: float
     points: FloatArray
     stats: Mapping[str, float | str] = field(default_factory=dict)
+    is_exhausted: bool = False
 
     @classmethod
     def nothing(cls, problem: SphereProblem, limited_by: str) -> SphereBound:

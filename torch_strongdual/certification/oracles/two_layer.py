@@ -180,49 +180,77 @@ def two_sided_bound(
         return oracle.maximise(problem, request, starts)
     if problem.one_sided or problem.num_outputs > 1:
         return oracle.maximise(problem, request, local_maxima(problem, starts, deadline=request.deadline.fraction(_ASCENT)))
-    halves = [problem.half(sign) for sign in (1.0, -1.0)]
-    ascents = [local_maxima(half, starts, deadline=request.deadline.fraction(0.5 * _ASCENT)) for half in halves]
-    best = [float(np.max(half.values(found), initial=0.0)) for half, found in zip(halves, ascents, strict=True)]
-    lower = max(best)
-    first, second = sorted(range(2), key=lambda i: -best[i])
-    share = _EQUAL_SIDE if best[second] > _ALIKE * best[first] else _LARGER_SIDE
-    uppers = [request.known_upper] * 2
+    sides = [_Side.of(problem.half(sign), request, starts) for sign in (1.0, -1.0)]
+    first, second = sorted(sides, key=lambda side: -side.attained)
+    lower = first.attained
+    share = _EQUAL_SIDE if second.attained > _ALIKE * first.attained else _LARGER_SIDE
+    answers: list[SphereBound] = []
     is_moving = True
-    latest: dict[int, SphereBound] = {}
-    bounds: list[SphereBound] = []
-    tightest: dict[int, SphereBound] = {}
     # The larger side first, but not with all the time; then the other, to no more than that, and so on while it helps.
     for turn in range(_MAX_TURNS):
+        side, other = (first, second) if turn % 2 == 0 else (second, first)
         floor = max(request.floor, (1.0 + request.rtol) * lower)
-        index = first if turn % 2 == 0 else second
-        other = uppers[1 - index]
-        if turn >= 2 and (request.is_met(max(uppers), lower) or request.deadline.expired or not is_moving):
+        upper = max(first.upper, second.upper)
+        if turn >= 2 and (request.is_met(upper, lower) or request.deadline.expired or not is_moving):
             break
-        enough = floor if index == first else max(floor, other)
-        if turn >= 2 and uppers[index] <= enough:
+        enough = floor if side is first else max(floor, other.upper)
+        if turn >= 2 and side.upper <= enough:
             continue
-        deadline = request.deadline.fraction(share) if index == first and other > floor else request.deadline
-        asked = dataclasses.replace(request, floor=enough, known_upper=uppers[index], deadline=deadline)
-        latest[index] = oracle.maximise(halves[index], asked, ascents[index])
-        bounds.append(latest[index])
-        is_moving = index == second or latest[index].upper < uppers[index]
-        if index not in tightest or latest[index].upper < uppers[index]:
-            tightest[index] = latest[index]
-        uppers[index] = min(uppers[index], latest[index].upper)
-        lower = max(lower, latest[index].lower)
-    points = np.concatenate([b.points for b in latest.values()])
+        deadline = request.deadline.fraction(share) if side is first and other.upper > floor else request.deadline
+        asked = dataclasses.replace(request, floor=enough, known_upper=side.upper, deadline=deadline)
+        found = oracle.maximise(side.problem, asked, side.points)
+        is_moving = side is second or found.upper < side.upper
+        side.learn(found)
+        answers.append(found)
+        lower = max(lower, found.lower)
+    points = np.concatenate([side.latest.points for side in (first, second) if side.latest is not None])
     values = np.abs(problem.images(points)[:, 0])
     return SphereBound(
-        upper=max(uppers),
+        upper=max(first.upper, second.upper),
         lower=float(np.max(values, initial=0.0)),
         points=points[np.argsort(-values, kind="stable")],
-        stats=_summed(bounds) | _source(tightest[max(tightest, key=lambda side: uppers[side])]),
+        stats=_summed(answers) | _source(max((first, second), key=lambda side: side.upper).tightest),
     )
 
 
-def _source(bound: SphereBound) -> dict[str, float | str]:
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Side:
+    """One sign of one output, and what is known of it.
+
+    Args:
+        problem: One-sided.
+        points: Its local maxima.
+        attained: The largest of their values.
+        upper: The smallest bound proven.
+        latest: The last answer.
+        tightest: The one that lowered the bound last; the first one if none did.
+    """
+
+    problem: SphereProblem
+    points: FloatArray
+    attained: float
+    upper: float
+    latest: SphereBound | None = None
+    tightest: SphereBound | None = None
+
+    @classmethod
+    def of(cls, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> _Side:
+        """Look for local maxima, in half of the time there is for that."""
+        points = local_maxima(problem, starts, deadline=request.deadline.fraction(0.5 * _ASCENT))
+        attained = float(np.max(problem.values(points), initial=0.0))
+        return cls(problem=problem, points=points, attained=attained, upper=request.known_upper)
+
+    def learn(self, found: SphereBound) -> None:
+        """Take over an answer."""
+        self.latest = found
+        if self.tightest is None or found.upper < self.upper:
+            self.tightest = found
+        self.upper = min(self.upper, found.upper)
+
+
+def _source(bound: SphereBound | None) -> dict[str, float | str]:
     """What gave a bound, if it says so."""
-    return {key: value for key, value in bound.stats.items() if key == "oracle"}
+    return {} if bound is None else {key: value for key, value in bound.stats.items() if key == "oracle"}
 
 
 def _summed(bounds: list[SphereBound]) -> dict[str, float | str]:

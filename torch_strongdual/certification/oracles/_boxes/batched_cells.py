@@ -1,6 +1,6 @@
 """Linear bounds of many boxes at once: matrix products with all rows, then elementwise work, on any torch device.
 
-The bounds are those of the compiled searches (``_box_scalar_kernel``, ``_box_vector_kernel``) without their quadratic part.
+The bounds are those of the compiled searches (``_scalar_kernel``, ``_vector_kernel``) without their quadratic part.
 Centre values and ranges are computed afresh for every cell, so that rounding does not grow with the depth (docs/rounding.md).
 Shapes: B cells, n rows, rank r, c outputs; everything is float64.
 """

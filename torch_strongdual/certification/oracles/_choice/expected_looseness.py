@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch_strongdual.certification.oracles._choice.measured_looseness import MEASURED
 
-__all__ = ["SMALLEST_LOOSENESS", "expected_looseness", "expected_seconds"]
+__all__ = ["SMALLEST_LOOSENESS", "expected_looseness", "measured_seconds"]
 
 SMALLEST_LOOSENESS = 0.01  # no measurement asked for more
 _REACHED = 1.05 * SMALLEST_LOOSENESS
@@ -50,7 +50,7 @@ def expected_looseness(oracle: str, *, rank: float, num_rows: int, seconds: floa
     return hardness * usual if hardness * usual > _REACHED else SMALLEST_LOOSENESS
 
 
-def expected_seconds(oracle: str, *, rank: float, num_rows: int) -> float:
+def measured_seconds(oracle: str, *, rank: float, num_rows: int) -> float:
     """Estimate of the time in which ``oracle`` reaches the least looseness measured; infinite where it did not.
 
     Args:
@@ -59,8 +59,8 @@ def expected_seconds(oracle: str, *, rank: float, num_rows: int) -> float:
         num_rows: Samples.
 
     Example:
-        >>> small = expected_seconds("BoxBranchAndBound", rank=8, num_rows=50)
-        >>> small < expected_seconds("BoxBranchAndBound", rank=9, num_rows=50)
+        >>> small = measured_seconds("BoxBranchAndBound", rank=8, num_rows=50)
+        >>> small < measured_seconds("BoxBranchAndBound", rank=9, num_rows=50)
         True
     """
     reached = [row for row in MEASURED if row[0] == oracle and row[4] <= _REACHED]

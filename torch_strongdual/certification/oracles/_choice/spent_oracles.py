@@ -23,6 +23,6 @@ class SpentOracles:
         return self._answers.get((problem.fingerprint(), oracle)) if self._answers else None
 
     def note(self, problem: SphereProblem, oracle: str, bound: SphereBound) -> None:
-        """Keep an answer if it was not time that limited it."""
-        if "looseness" in str(bound.stats.get("limited_by", "")):
+        """Keep an answer that more time would not make tighter."""
+        if bound.is_exhausted:
             self._answers.put((problem.fingerprint(), oracle), bound)
