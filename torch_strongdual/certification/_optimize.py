@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,13 +20,13 @@ from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver
-from torch_strongdual.certification.optimization_result import OptimizationResult, OptimizationStop
+from torch_strongdual.certification.optimization_result import OptimizationRecord, OptimizationResult, OptimizationStop
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
-__all__ = ["check_numbers", "check_startable", "optimize_problem", "optimize_to_certificate"]
+__all__ = ["Run", "check_numbers", "check_startable", "optimize_problem", "optimize_to_certificate"]
 
 
 @with_own_defaults
@@ -70,7 +70,8 @@ def optimize_to_certificate(
         others are zero); there may be more of them than ``net`` has, see :func:`reduce_branches`. A gated network keeps a
         branch, zero if need be, of each gate, since the certificate speaks of these; ``prune_()`` removes them. The network
         is on the CPU, in the dtype of ``net`` where rounding to it costs less than one percent of ``rtol``, otherwise in
-        float64. Ctrl-C ends it as the end of the time does.
+        float64. Ctrl-C ends it as the end of the time does, at any moment once the data are gathered; a second one while the
+        result is put together ends the call.
 
     Raises:
         UnsupportedModelError: If ``net`` is not a ParallelNet, or has no dual here.
@@ -96,11 +97,8 @@ def optimize_to_certificate(
     check_startable(net, inputs)
     problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=path_decay)
     solver = DualSolver(problem, oracle)
-    solver.prepare()
-    with progress_bar(progress, rtol) as report:
-        start = WorkingBranches.of_network(ParallelWeights.from_module(net))
-        loop = TrainingLoop(solver, start, rtol=rtol, deadline=Deadline(time_budget), report=report)
-        return optimize_problem(loop, net)
+    branches = WorkingBranches.of_network(ParallelWeights.from_module(net))
+    return optimize_problem(Run(solver, branches, net, rtol=rtol, time_budget=time_budget, progress=progress))
 
 
 def check_numbers(rtol: float, time_budget: float) -> None:
@@ -123,13 +121,58 @@ def check_startable(net: object, inputs: Tensor) -> None:
         check_finite(name, parameter.detach())
 
 
-def optimize_problem(loop: TrainingLoop, net: ParallelNet) -> OptimizationResult:
-    """Run ``loop`` and put what it found into a network like ``net``, whose gates are those of the problem, in order."""
-    stop = loop.run()
-    best, certificate = _materialised(loop, net)
-    if stop is OptimizationStop.TIME and not certificate.is_certified:
-        certificate = dataclasses.replace(certificate, status=CertificateStatus.BUDGET_EXHAUSTED)
-    return OptimizationResult(net=best, certificate=certificate, history=tuple(loop.history), stop=stop)
+class Run:
+    """One optimisation, from the network it starts from to the one it returns.
+
+    Args:
+        solver: Of the problem.
+        start: Branches to start from.
+        net: Template of the network returned, whose gates are those of the problem, in order.
+        rtol: As for :func:`optimize_to_certificate`.
+        time_budget: As for :func:`optimize_to_certificate`.
+        progress: As for :func:`optimize_to_certificate`.
+    """
+
+    def __init__(
+        self, solver: DualSolver, start: WorkingBranches, net: ParallelNet, *, rtol: float, time_budget: float, progress: bool
+    ) -> None:
+        self.solver, self.start, self.net = solver, start, net
+        self.rtol, self.time_budget, self.progress = rtol, time_budget, progress
+        self._loop: TrainingLoop | None = None
+
+    @property
+    def loop(self) -> TrainingLoop:
+        """Holds the best branches; not begun if it was not yet."""
+        if self._loop is None:
+            self._loop = self._new_loop(lambda record: None)
+        return self._loop
+
+    def to_its_end(self) -> OptimizationResult:
+        """The loop, and the network it gives."""
+        self.solver.prepare()
+        with progress_bar(self.progress, self.rtol) as report:
+            self._loop = self._new_loop(report)
+            stop = self._loop.run()
+        return self.result(stop)
+
+    def result(self, stop: OptimizationStop) -> OptimizationResult:
+        """Where the loop stands, as a network."""
+        best, certificate = _materialised(self.loop, self.net)
+        if stop is OptimizationStop.TIME and not certificate.is_certified:
+            certificate = dataclasses.replace(certificate, status=CertificateStatus.BUDGET_EXHAUSTED)
+        return OptimizationResult(net=best, certificate=certificate, history=tuple(self.loop.history), stop=stop)
+
+    def _new_loop(self, report: Callable[[OptimizationRecord], None]) -> TrainingLoop:
+        deadline = Deadline(self.time_budget)
+        return TrainingLoop(self.solver, self.start, rtol=self.rtol, deadline=deadline, report=report)
+
+
+def optimize_problem(run: Run) -> OptimizationResult:
+    """Carry it out; Ctrl-C, whenever it comes, gives the best network found until then, a second one nothing."""
+    try:
+        return run.to_its_end()
+    except KeyboardInterrupt:
+        return run.result(OptimizationStop.INTERRUPTED)
 
 
 def _materialised(loop: TrainingLoop, net: ParallelNet) -> tuple[ParallelNet, Certificate]:

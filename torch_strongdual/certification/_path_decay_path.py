@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from torch_strongdual._checks import check_positive
 from torch_strongdual.certification._dual_norm import max_path_decay
 from torch_strongdual.certification._gather import gathered
-from torch_strongdual.certification._optimize import check_numbers, check_startable, optimize_problem
+from torch_strongdual.certification._optimize import Run, check_numbers, check_startable, optimize_problem
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification._training.progress_bar import progress_bar
 from torch_strongdual.certification._training.training_loop import TrainingLoop
 from torch_strongdual.certification._working_branches import WorkingBranches
-from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver
-from torch_strongdual.certification.optimization_result import OptimizationStop
+from torch_strongdual.certification.optimization_result import OptimizationResult, OptimizationStop
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.path_decay_table import PathDecayRow, PathDecayTable
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -62,7 +60,8 @@ def path_decay_path(
         progress: Whether to show progress bars.
 
     Returns:
-        A :class:`PathDecayTable`, strongest first. Ctrl-C ends it with the strengths done so far.
+        A :class:`PathDecayTable`, strongest first. Ctrl-C, once the first strength has begun, ends it with the strengths done
+        so far, the last one as far as it got.
 
     Raises:
         InvalidInputError: If there is no strength, or one is not above zero (fractions of a limit that is zero are not); and
@@ -85,21 +84,36 @@ def path_decay_path(
     decays = sorted(set(_checked("path_decays", path_decays)), reverse=True)
     problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=decays[0])
     solver = DualSolver(problem, oracle)
-    solver.prepare()
     branches = WorkingBranches.of_network(ParallelWeights.from_module(net))
-    rows: list[PathDecayRow] = []
-    for path_decay in decays:
-        solver = solver.at_path_decay(path_decay)
-        with progress_bar(progress, rtol) as report:
-            loop = TrainingLoop(solver, branches, rtol=rtol, deadline=Deadline(time_budget), report=report)
-            result = optimize_problem(loop, net)
-        branches = loop.best
-        penalty = float(branches.magnitudes().sum())
-        error = float(problem.loss.value(branches.outputs(solver.problem)))
-        rows.append(PathDecayRow(path_decay=path_decay, loss=error, penalty=penalty, result=result))
-        if result.stop is OptimizationStop.INTERRUPTED:
-            break
-    return PathDecayTable(rows=tuple(rows))
+    runs: list[tuple[Run, OptimizationResult]] = []
+    try:
+        for path_decay in decays:
+            at_strength = solver.at_path_decay(path_decay)
+            run = Run(at_strength, branches, net, rtol=rtol, time_budget=time_budget, progress=progress)
+            result = optimize_problem(run)
+            runs.append((run, result))
+            if result.stop is OptimizationStop.INTERRUPTED:
+                break
+            solver, branches = run.solver, run.loop.best
+        return _table(runs)
+    except KeyboardInterrupt:  # between two strengths
+        if not runs:
+            raise
+        return _table(runs)
+
+
+def _table(runs: Sequence[tuple[Run, OptimizationResult]]) -> PathDecayTable:
+    return PathDecayTable(rows=tuple(_row(run.loop, result) for run, result in runs))
+
+
+def _row(loop: TrainingLoop, result: OptimizationResult) -> PathDecayRow:
+    problem = loop.problem
+    return PathDecayRow(
+        path_decay=problem.path_decay,
+        loss=float(problem.loss.value(loop.best.outputs(problem))),
+        penalty=float(loop.best.magnitudes().sum()),
+        result=result,
+    )
 
 
 def _checked(name: str, values: Sequence[float]) -> list[float]:

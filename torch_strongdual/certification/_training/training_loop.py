@@ -70,11 +70,9 @@ class TrainingLoop:
         self._note("start")
 
     def run(self) -> OptimizationStop:
-        """Run to the end; a KeyboardInterrupt ends it too."""
+        """Run to the end."""
         try:
             return self._run()
-        except KeyboardInterrupt:
-            return OptimizationStop.INTERRUPTED
         except SolverError:
             return OptimizationStop.FAILED
 
