@@ -9,8 +9,8 @@ from ._imports import Import, imports_of
 
 # A layer may import those of its own rank and below; "" is the top-level package, which re-exports the library's core.
 RANKS = {
-    "_version": 0, "errors": 0, "_checks": 1, "functional": 2, "losses": 3, "problems": 3, "nn": 3, "optim": 3,
-    "certification": 4, "": 5, "metrics": 6, "callbacks": 7, "recipes": 8,
+    "_version": 0, "errors": 0, "_checks": 1, "_compiled_kernel": 1, "functional": 2, "losses": 3, "problems": 3, "nn": 3,
+    "optim": 3, "certification": 4, "": 5, "metrics": 6, "callbacks": 7, "recipes": 8,
 }  # fmt: skip
 STRANGERS = {("nn", "optim"), ("optim", "nn")}
 HOSTS = {
@@ -19,13 +19,13 @@ HOSTS = {
     "torchmetrics": {"metrics", "callbacks", "recipes"},
     "cvxpy": {"certification"},
     "cvxpylayers": {"certification"},
-    "numba": {"certification", "optim"},
+    "numba": {"_compiled_kernel", "certification", "optim"},
     "sklearn": {"recipes"},
     "matplotlib": {"certification", "recipes"},
 }
 # Layers that import a host inside functions only; recipes may import matplotlib at the top.
 IMPORTED_WHEN_USED = {"cvxpy": {"certification"}, "cvxpylayers": {"certification"}, "matplotlib": {"certification"}}
-_KERNEL = re.compile(r"torch_strongdual\.(certification\.oracles|optim)\.(\w+\.)*_\w+_kernel(\.|$)")
+_KERNEL = re.compile(r"torch_strongdual\.((certification\.oracles|optim)\.(\w+\.)*)?_\w+_kernel(\.|$)")
 
 
 def violations(source: str, module: str, *, is_package: bool = False, modules: Iterable[str] = ()) -> list[str]:
@@ -89,5 +89,5 @@ def _host_reason(imported: Import, module: str, own: str) -> str | None:
     if own in IMPORTED_WHEN_USED.get(imported.head, ()) and not imported.in_function:
         return f"imports {imported.head} at the top; import it inside the function that uses it"
     if imported.head == "numba" and not _KERNEL.match(module):
-        return "imports numba; only modules _*_kernel.py of certification/oracles and optim do"
+        return "imports numba; only modules _*_kernel.py do"
     return None

@@ -77,7 +77,7 @@ def test_references_are_independent_of_the_library() -> None:
             "try:\n    from cvxpylayers.torch import CvxpyLayer\nexcept ImportError:\n    pass",
             "inside the",
         ),
-        (f"{T}.nn.x", "import numba", "allowed only in certification, optim"),
+        (f"{T}.nn.x", "import numba", "allowed only in _compiled_kernel, certification, optim"),
         (f"{T}.optim.x", "def f():\n    import numba", "_*_kernel.py"),
         (f"{T}.optim.x", f"from {T}.optim._step_kernel import run", "imports the kernel"),
         (f"{T}.nn.x", "def f():\n    import matplotlib", "allowed only in certification, recipes"),
@@ -85,6 +85,7 @@ def test_references_are_independent_of_the_library() -> None:
         (f"{T}.certification.oracles.x", "def f():\n    import numba", "_*_kernel.py"),
         (f"{T}.certification._box_kernel", "import numba", "_*_kernel.py"),
         (f"{T}.certification.oracles.x", f"from {T}.certification.oracles._box_kernel import run", "imports the kernel"),
+        (f"{T}.optim.x", f"from {T}._compiled_kernel import when_compiled", "imports the kernel"),
         (f"{T}.certification.oracles.x", f"from {T}.certification.oracles import _box_kernel", "imports the kernel"),
         (f"{T}.certification.oracles.x", "from ._box_kernel import run", "imports the kernel"),
         (

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numba.core import event
 from torch import Tensor
 
+from torch_strongdual._compiled_kernel import when_compiled
 from torch_strongdual.errors import ShapeError
-from torch_strongdual.optim import PathSGD, _compiled_sgd, path_sgd
+from torch_strongdual.optim import PathSGD, _compiled_sgd, _path_sgd_kernel, path_sgd
 
 from ..references.path_optimizers import SlowPathSGD
 from .branch_problems import branch_group, random_bias, random_layers, relu_loss, stacked, train
@@ -222,3 +225,31 @@ class TestWhenItIsTaken:
 def _grad(tensor: Tensor) -> Tensor:
     assert tensor.grad is not None
     return tensor.grad
+
+
+class TestCompilation:
+    def test_is_announced_once(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        def compile_two(*arguments: object) -> None:
+            for _ in range(2):
+                with event.trigger_event("numba:compile", data={}):
+                    pass
+
+        _compiled_sgd._kernel.cache_clear()
+        monkeypatch.setattr(_path_sgd_kernel, "step_branches", compile_two)
+        with caplog.at_level(logging.WARNING):
+            assert _compiled_sgd._kernel(torch.float32) is _compiled_sgd._kernel(torch.float32)
+        _compiled_sgd._kernel.cache_clear()
+        assert [record.name for record in caplog.records] == [_compiled_sgd.__name__]
+        assert "PathSGD for this machine, once" in caplog.text
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("momentum", [0.0, 0.9])
+    def test_for_no_branches_serves_all(self, num_compiled: Callable[[], int], dtype: torch.dtype, momentum: float) -> None:
+        """Other types of arguments would be compiled in the first step, and nobody told."""
+        _compiled_sgd._kernel(dtype)
+        compiled: list[None] = []
+        with when_compiled(lambda: compiled.append(None)):
+            params = layers_with_gradients(dtype)
+            PathSGD([{"params": params, "layer_index": LAYERS}], lr=0.1, path_decay=0.1, momentum=momentum).step()
+        assert num_compiled() == 1
+        assert not compiled

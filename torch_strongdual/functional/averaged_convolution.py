@@ -41,8 +41,8 @@ def averaged_convolution(
         geometry: Where the kernels are laid.
 
     Returns:
-        What ``AdaptiveAvgPool(1)`` and ``Flatten`` would give, up to rounding; not a number, not infinite, where inputs are
-        infinite.
+        What ``AdaptiveAvgPool(1)`` and ``Flatten`` would give, up to rounding; not a number, neither infinite nor zero, where
+        inputs are infinite, so that a network leaves those to torch's convolution.
 
     Example:
         >>> geometry = ConvolutionGeometry(stride=(1,), padding=(0,), dilation=(1,))

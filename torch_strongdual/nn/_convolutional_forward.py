@@ -47,7 +47,7 @@ def convolutional_outputs(
     evaluate: Callable[..., Tensor] = partial(convolved_outputs, geometries=geometries)
     slope = None
     if inputs.device.type == "cpu" and linears[0].weight.shape[0] > 1 and not _is_traced():
-        slope = averaged_slope(inputs, linears, between)
+        slope = averaged_slope(inputs, linears, between) if _is_finite(inputs) else None
         if any(isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for modules in between for module in modules):
             inputs = _channels_last(inputs)
     if slope is not None:
@@ -70,6 +70,17 @@ def convolutional_outputs(
 def _is_traced() -> bool:
     # There a choice by size is the choice for all sizes, and a compiler lays out memory itself.
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _is_finite(inputs: Tensor) -> bool:
+    """Whether no input is infinite or not a number: sums of slopes times inputs would make of both what is not a number.
+
+    Where numbers cannot be read, inside :mod:`torch.func` transforms and dispatch modes, they are taken to be finite.
+    """
+    is_plain = type(inputs) in (Tensor, nn.Parameter) and not inputs.is_meta
+    if not is_plain or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return True
+    return bool(inputs.detach().sum().isfinite())  # a sum that overflows costs speed only
 
 
 def _channels_last(inputs: Tensor) -> Tensor:

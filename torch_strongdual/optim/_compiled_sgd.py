@@ -7,8 +7,9 @@ after it, for shortening. Here a branch goes through all of this before the next
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 __all__ = ["step_compiled", "takes_compiled_step"]
+
+_logger = logging.getLogger(__name__)
 
 # Below this many weights a step takes microseconds either way, and importing the compiler a second.
 _SMALLEST = 2**15
@@ -112,10 +115,8 @@ _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 
 def _run(memory: Sequence[Sequence[Tensor]], layers: Sequence[int], numbers: Sequence[float]) -> None:
     """Step all branches, in several threads if torch may use them."""
-    from torch_strongdual.optim._path_sgd_kernel import step_branches
-
     params = memory[0]
-    like = _LIKE[params[0].dtype]
+    like, step_branches = _LIKE[params[0].dtype], _kernel(params[0].dtype)
     addresses = np.array([[tensor.data_ptr() for tensor in row] for row in memory])
     num_branches = params[0].shape[0]
     sizes = np.array([param.numel() // num_branches for param in params])
@@ -132,6 +133,23 @@ def _run(memory: Sequence[Sequence[Tensor]], layers: Sequence[int], numbers: Seq
     # the branches are independent, so the result does not depend on how many threads there are
     ends = [num_branches * thread // num_threads for thread in range(num_threads + 1)]
     list(_threads(os.getpid(), torch.get_num_threads()).map(step, ends[:-1], ends[1:]))
+
+
+@functools.cache
+def _kernel(dtype: torch.dtype) -> Callable[..., None]:
+    """The compiled step for numbers of this dtype, or as loaded from Numba's cache; says so where that takes a while."""
+    from torch_strongdual._compiled_kernel import when_compiled  # imports Numba
+    from torch_strongdual.optim._path_sgd_kernel import step_branches
+
+    like = _LIKE[dtype]
+    with when_compiled(_announce):  # for no branches
+        step_branches(np.zeros((3, 1), int), np.zeros(1, int), np.zeros(1, int), 0, 0, *[like.dtype.type(0)] * 7, like)
+    compiled: Callable[..., None] = step_branches
+    return compiled
+
+
+def _announce() -> None:
+    _logger.warning("Compiling the step of PathSGD for this machine, once: 5 to 10 seconds.")
 
 
 @functools.lru_cache(maxsize=1)

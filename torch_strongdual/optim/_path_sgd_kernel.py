@@ -11,17 +11,12 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from torch_strongdual._compiled_kernel import KERNEL_OPTIONS
+
 __all__ = ["step_branches"]
 
-# Without "nnan" and "ninf": what is not finite has to stay so.
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
-    "fastmath": {"reassoc", "contract", "nsz"},
-    "error_model": "numpy",
-}
-_kernel = njit(**_OPTIONS)
-_part = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_kernel = njit(**KERNEL_OPTIONS)
+_part = njit(**KERNEL_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numba.core import event
 
+from torch_strongdual._compiled_kernel import when_compiled
 from torch_strongdual.certification.oracles._boxes import compilation
-from torch_strongdual.certification.oracles._boxes._compiled_kernel import when_compiled
 from torch_strongdual.certification.oracles._boxes._scalar_kernel import advance_scalar
 from torch_strongdual.certification.oracles._boxes.tree import BoxTree
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem

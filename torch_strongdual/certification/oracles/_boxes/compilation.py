@@ -19,7 +19,7 @@ def compile_kernels(num_outputs: int) -> None:
 
     Not to be left to a deadline: the first time on a machine it is some ten to thirty seconds.
     """
-    from torch_strongdual.certification.oracles._boxes._compiled_kernel import when_compiled  # imports Numba
+    from torch_strongdual._compiled_kernel import when_compiled  # imports Numba
 
     one_sided = num_outputs == 1
     ones = np.ones((1, 1 if one_sided else 2))
