@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -49,14 +50,17 @@ def trained(net: ParallelNet, inputs: Tensor, targets: Tensor, loss: nn.Module, 
         (nn.MSELoss(), 4, 0.0, True),
         (nn.HuberLoss(delta=0.5), 3, 0.1, True),
         (nn.L1Loss(), 3, 0.0, False),
+        (nn.BCEWithLogitsLoss(), 3, 0.0, True),
+        (nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor(2.0)), 4, 0.0, False),
     ],
 )
 def test_points_are_in_the_domain_and_prove_no_more_than_networks_attain(
-    loss: nn.Module, layers: int, slope: float, output_bias: bool
+    loss: Any, layers: int, slope: float, output_bias: bool
 ) -> None:
     torch.manual_seed(0)
     inputs, targets = noisy(layers, 20, 2)
-    path_decay = 0.5 if isinstance(loss, HalfSquaredLoss) else 0.02
+    targets = (targets > 0.5).double() if isinstance(loss, nn.BCEWithLogitsLoss) else targets
+    path_decay = 0.5 if isinstance(loss, HalfSquaredLoss) or loss.reduction == "sum" else 0.02
     net = trained(deep_net(2, layers=layers, slope=slope, output_bias=output_bias), inputs, targets, loss, path_decay)
     problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=path_decay)
     solver = DualSolver(problem)
@@ -123,7 +127,8 @@ def test_it_takes_problems_with_several_activations_and_one_output_only() -> Non
     assert supports(deep_net(2), targets, nn.MSELoss())
     assert not supports(deep_net(2, layers=2), targets, nn.MSELoss())
     assert not supports(deep_net(2, num_outputs=2), noisy(0, 10, 2, 2)[1], nn.MSELoss())
-    assert not supports(deep_net(2), (targets > 0).double(), nn.BCEWithLogitsLoss())
+    assert supports(deep_net(2), (targets > 0).double(), nn.BCEWithLogitsLoss())
+    assert not supports(deep_net(2, num_outputs=2), noisy(0, 10, 2, 2)[1].sigmoid(), nn.BCEWithLogitsLoss())
 
 
 def test_without_time_there_is_no_point_yet() -> None:
@@ -135,3 +140,24 @@ def test_without_time_there_is_no_point_yet() -> None:
     assert not solver.joint.is_spent
     assert solver.joint_point(Deadline(20.0), near=targets) is not None
     assert solver.best.value == -math.inf  # offering is up to the run
+
+
+@pytest.mark.slow
+def test_it_proves_more_than_the_rescaled_residual_for_labels_with_noise() -> None:
+    torch.manual_seed(0)
+    loss = nn.BCEWithLogitsLoss(reduction="sum")
+    inputs, targets = noisy(0, 40, 3)
+    labels = (targets > 0.5).double()
+    net = trained(deep_net(3), inputs, labels, loss, 0.5)
+    problem = TrainingProblem.from_model(net, inputs, labels, loss=loss, path_decay=0.5)
+    attained = problem.primal(ParallelWeights.from_module(net)).value
+    residual = problem.dual_candidate(net(inputs).detach())
+    solver = DualSolver(problem)
+    solver.prepare()
+    bound = solver.bound_dual_norm(residual, BoundRequest(rtol=2e-2, deadline=Deadline(4.0)))
+    rescaled = problem.scaled_bound(residual, bound.upper).value
+    found = solver.joint_point(Deadline(8.0), near=residual)
+    assert found is not None
+    value = problem.scaled_bound(found.candidate, found.bound.upper).value
+    assert value <= attained
+    assert attained - value < 0.8 * (attained - rescaled)

@@ -12,12 +12,17 @@ from torch import Tensor
 from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoundRequest, DepthRecursion
+from torch_strongdual.certification.oracles._depth.dual_objectives import (
+    AbstractDualObjective,
+    EntropyObjective,
+    QuadraticObjective,
+)
 from torch_strongdual.certification.oracles._depth.joint_slopes import DeepTraining, JointSlopes
 from torch_strongdual.certification.oracles.auto_oracle import AutoState
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursionState
 from torch_strongdual.certification.oracles.row_space import power_of_two_scale
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.losses import HuberFamilyLoss
+from torch_strongdual.losses import HuberFamilyLoss, LogisticLoss
 
 __all__ = ["DeepJointCandidate"]
 
@@ -50,14 +55,14 @@ class DeepJointCandidate(AbstractJointCandidate):
 
     @staticmethod
     def supports(problem: TrainingProblem) -> bool:
-        """One output, squared, Huber or absolute loss, two or more (leaky) ReLUs, not too many samples."""
+        """One output, a loss of this package, two or more (leaky) ReLUs, not too many samples."""
         loss, spec = problem.loss, problem.spec
         bends = [a for a in spec.activations if not a.is_identity]
         if spec.is_gated or spec.patch_map is not None or spec.hidden_bias_layers or not len(bends) >= 2:
             return False
         if any(a.negative_slope for a in bends) and len(bends) > _MAX_ACTIVATIONS:
             return False
-        return isinstance(loss, HuberFamilyLoss) and loss.num_outputs == 1 and loss.num_samples <= _MAX_ROWS
+        return isinstance(loss, HuberFamilyLoss | LogisticLoss) and loss.num_outputs == 1 and loss.num_samples <= _MAX_ROWS
 
     @property
     def has_begun(self) -> bool:
@@ -95,22 +100,16 @@ class DeepJointCandidate(AbstractJointCandidate):
         return JointPoint(candidate=self._point, bound=bound)
 
     def _begun(self, oracle: DepthRecursion, state: DepthRecursionState, near: Tensor) -> JointSlopes | None:
-        loss, given = self._problem.loss, self._problem
-        assert isinstance(loss, HuberFamilyLoss)
-        targets = (loss.targets - given.null_outputs() if given.spec.output_bias else loss.targets)[:, 0].numpy()
-        largest = float(np.abs(targets).max(initial=0.0))
-        bound, curvature = loss.slope_bound / loss.normalizer, loss.normalizer * loss.width
-        self._unit = min(bound, largest / curvature if curvature > 0.0 else math.inf)
+        given = self._problem
+        objective, self._unit = _objective(given)
         duals = near[:, 0].numpy()
         size = power_of_two_scale(duals)
         if not (0.0 < self._unit < math.inf and duals.any() and np.isfinite(duals).all() and state.row_space.rank > 0):
             return None
         training = DeepTraining(
             rows=state.row_space.rows,
-            targets=targets / largest,
-            curvature=curvature * self._unit / largest,
+            objective=objective,
             path_decay=given.dual_norm_limit / state.scale / self._unit,
-            slope_bound=bound / self._unit,
             has_bias=given.spec.output_bias,
         )
         known = [oracle.known_search(state, sign * (duals / size)) for sign in (1.0, -1.0)]
@@ -148,3 +147,21 @@ class DeepJointCandidate(AbstractJointCandidate):
         for sign, search in zip((1.0, -1.0), best.searches, strict=True):
             oracle.suggest(state, search.at(sign * (duals / size), self._unit / size))
         return candidate
+
+
+def _objective(problem: TrainingProblem) -> tuple[AbstractDualObjective, float]:
+    """The dual objective in units in which numbers are about one, and the unit of its dual points."""
+    loss = problem.loss
+    targets = loss.targets[:, 0].numpy()
+    if isinstance(loss, LogisticLoss):
+        positive = targets * float(loss.positive_weight.reshape(-1)[0])
+        return EntropyObjective(positive=positive, negative=1.0 - targets), 1.0 / loss.normalizer
+    assert isinstance(loss, HuberFamilyLoss)
+    if problem.spec.output_bias:
+        targets = targets - problem.null_outputs()[:, 0].numpy()
+    largest = float(np.abs(targets).max(initial=0.0))
+    bound, curvature = loss.slope_bound / loss.normalizer, loss.normalizer * loss.width
+    unit = min(bound, largest / curvature if curvature > 0.0 else math.inf)
+    largest = max(largest, 1e-300)
+    objective = QuadraticObjective(targets=targets / largest, curvature=curvature * unit / largest, slope_bound=bound / unit)
+    return objective, unit

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._depth.cone_solver import ConeSolution, solved_program
+from torch_strongdual.certification.oracles._depth.dual_objectives import AbstractDualObjective
 from torch_strongdual.certification.oracles._depth.group_pool import GroupPool
 from torch_strongdual.certification.oracles._depth.slope_cuts import SlopeCuts
 from torch_strongdual.certification.oracles._depth.slope_program import SlopeProgram, unstacked
@@ -20,28 +21,24 @@ __all__ = ["DeepTraining", "JointSlopes", "JointTrial"]
 FloatArray = NDArray[np.float64]
 
 _SIGNS = (1.0, -1.0)
-_TRUST = 1.0  # weight of the distance from the best point, for targets and curvatures of about one
+_TRUST = 1.0  # weight of the distance from the best point
 _LOOSER, _TIGHTER = 0.5, 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DeepTraining:
-    r"""The dual of a training problem with one output: maximise :math:`y'\lambda - \frac q2 \|\lambda\|^2`.
+    r"""The dual of a training problem with one output.
 
     Args:
         rows: Data in reduced coordinates.
-        targets: y (n,).
-        curvature: q >= 0.
+        objective: What is maximised.
         path_decay: What the dual norm may be.
-        slope_bound: What entries of the dual point may be; ``inf`` for any.
         has_bias: Whether the dual point must sum to zero.
     """
 
     rows: FloatArray
-    targets: FloatArray
-    curvature: float
+    objective: AbstractDualObjective
     path_decay: float
-    slope_bound: float
     has_bias: bool
 
 
@@ -111,13 +108,13 @@ class JointSlopes:
 
     def advance(self, starts: FloatArray, deadline: Deadline) -> bool:
         """Solve one program and judge its point; whether that could be done."""
-        num_samples = len(self._training.targets)
+        num_samples = len(self._training.rows)
         cuts = [side.cuts.matrix() for side in self._sides]
         found = self._solved(cuts, deadline)
         if found is None:
             return False
         duals, begin, row = found.point[:num_samples], num_samples, int(self._training.has_bias)
-        self.hoped = self._objective(duals)
+        self.hoped = self._training.objective.value(duals)
         searches = []
         for sign, side, matrix in zip(_SIGNS, self._sides, cuts, strict=True):
             point = found.point[begin : begin + matrix.shape[1]]
@@ -134,24 +131,17 @@ class JointSlopes:
             self._weight *= _TIGHTER
         return True
 
-    def _objective(self, duals: FloatArray) -> float:
-        given = self._training
-        return float(given.targets @ duals) - 0.5 * given.curvature * float(duals @ duals)
-
     def _value(self, duals: FloatArray, searches: list[SlopeSearch]) -> float:
         """Dual objective of the best multiple of ``duals`` that the estimates allow."""
-        given = self._training
-        most = given.path_decay / max(*(search.estimate for search in searches), 1e-300)
-        most = min(most, given.slope_bound / max(float(np.abs(duals).max(initial=0.0)), 1e-300))
-        linear, quadratic = float(given.targets @ duals), given.curvature * float(duals @ duals)
-        scale = most if quadratic * most <= linear else max(linear, 0.0) / quadratic
-        return scale * linear - 0.5 * scale * scale * quadratic
+        most = self._training.path_decay / max(*(search.estimate for search in searches), 1e-300)
+        return self._training.objective.scaled_value(duals, most)
 
     def _solved(self, cuts: list[FloatArray], deadline: Deadline) -> ConeSolution | None:
         """The dual problem with cuts in place of leaf maxima; variables: duals, then ``y`` of both signs."""
         from scipy import sparse
 
-        given, num = self._training, len(self._training.targets)
+        given, num = self._training, len(self._training.rows)
+        near = given.objective.near(self._centre)
         sizes = [matrix.shape[1] for matrix in cuts]
         blocks: list[list[Any]] = []
         limits: list[FloatArray] = []
@@ -164,12 +154,13 @@ class JointSlopes:
             none = sparse.csr_matrix((len(matrix), num))
             blocks.append([sparse.vstack([none, -sign * side.program.given]), *own])
             limits.append(np.concatenate([np.full(len(matrix), given.path_decay), np.zeros(side.program.left.shape[0])]))
-        if np.isfinite(given.slope_bound):
-            eye = sparse.identity(num, format="csr")
-            blocks += [[eye, None, None], [-eye, None, None]]
-            limits += [np.full(num, given.slope_bound)] * 2
-        costs = np.concatenate([-given.targets - self._weight * self._centre, np.zeros(sum(sizes))])
-        curvatures = np.concatenate([np.full(num, given.curvature + self._weight), np.zeros(sum(sizes))])
+        for sign, ends in ((1.0, near.upper), (-1.0, -near.lower)):
+            if np.isfinite(ends).all():
+                blocks.append([sign * sparse.identity(num, format="csr"), None, None])
+                limits.append(ends)
+        steadiness = self._weight * near.steadiness
+        costs = np.concatenate([-near.slopes - steadiness * self._centre, np.zeros(sum(sizes))])
+        curvatures = np.concatenate([near.curvatures + steadiness, np.zeros(sum(sizes))])
         return solved_program(
             costs,
             curvatures,
