@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from typing import Any
@@ -16,6 +17,7 @@ from torch_strongdual.nn import GatedReLU, ParallelNet
 from .._typed_torch import backward, jacobian
 from ._networks import BRANCHES, make_net
 
+trace: Any = torch.jit.trace
 KINDS = ["two_layers", "three_layers_biases", "gated_deep"]
 CHUNKS = [None, 2]  # chunks are recomputed in the backward pass
 
@@ -202,6 +204,37 @@ class TestTransforms:
         program = torch.export.export(net, (inputs,), dynamic_shapes=({0: batch},))
         other = torch.randn(9, 3, dtype=torch.float64)
         torch.testing.assert_close(program.module()(other), net(other))
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated", "ignore::torch.jit.TracerWarning")
+    @pytest.mark.parametrize("pool", [nn.MaxPool1d(2), nn.AvgPool1d(2)])
+    def test_trace(self, net: ParallelNet, inputs: Tensor, pool: nn.Module) -> None:
+        convolutional = ParallelNet(
+            nn.Conv1d(1, 2, 2), nn.ReLU(), pool, nn.Flatten(), nn.Linear(2, 2), num_branches=3, dtype=torch.float64
+        )
+        for model, example in ((net, inputs), (convolutional, inputs.unsqueeze(1))):
+            assert inspect.getmembers(model)
+            traced = trace(model, example)
+            for rows in (example, example[:1], torch.cat([example, example])):
+                torch.testing.assert_close(traced(rows), model(rows))
+
+    def test_the_input_has_the_name_of_that_of_sequential(self, net: ParallelNet, inputs: Tensor) -> None:
+        assert torch.equal(net(input=inputs), net(inputs))
+        program = torch.export.export(net, (inputs,), dynamic_shapes={"input": {0: torch.export.Dim.AUTO}})
+        torch.testing.assert_close(program.module()(inputs[:3]), net(inputs[:3]))
+
+    @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+    @pytest.mark.parametrize("convert", [Tensor.to_sparse, Tensor.to_sparse_csr])
+    def test_sparse_inputs(self, net: ParallelNet, inputs: Tensor, convert: Any) -> None:
+        if convert is Tensor.to_sparse_csr and net.gate_vectors():
+            pytest.skip("torch has no such product for gates")
+        inputs[inputs < 0] = 0.0
+        outputs = net(convert(inputs))
+        torch.testing.assert_close(outputs, net(inputs))
+        gradients = torch.autograd.grad(outputs.square().sum(), list(net.parameters()))
+        for gradient, expected in zip(
+            gradients, torch.autograd.grad(net(inputs).square().sum(), list(net.parameters())), strict=True
+        ):
+            torch.testing.assert_close(gradient, expected)
 
     def test_functional_call(self, net: ParallelNet, inputs: Tensor) -> None:
         values = {name: torch.zeros_like(p) for name, p in net.named_parameters()}

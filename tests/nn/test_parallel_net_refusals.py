@@ -106,6 +106,37 @@ class TestRefusals:
         with pytest.raises(ShapeError, match="6 numbers a sample"):
             net(torch.zeros(shape))
 
+    @pytest.mark.parametrize("inputs", [torch.zeros(2, 3).numpy(), [[0.0, 0.0, 0.0]], None])
+    @pytest.mark.parametrize("is_convolutional", [False, True])
+    def test_inputs_that_are_no_tensor(self, inputs: Any, is_convolutional: bool) -> None:
+        convolution = [nn.Conv1d(1, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)]
+        net = ParallelNet(*(convolution if is_convolutional else BRANCHES["two_layers"]()), num_branches=2)
+        with pytest.raises(InvalidInputError, match=f"of type {type(inputs).__name__}; expected a torch.Tensor"):
+            net(inputs)
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            len,
+            list,
+            lambda net: net[0],
+            lambda net: net[:2],
+            lambda net: nn.Sequential(*net),
+            lambda net: nn.ReLU() in net,
+            lambda net: list(reversed(net)),
+        ],
+    )
+    def test_what_could_mean_branches_or_layers(self, use: Any) -> None:
+        with pytest.raises(TypeError, match=r"`branch\(k\)` for the branches, .*`get_submodule\('0'\)` for the layers"):
+            use(make_net("two_layers"))
+        assert make_net("two_layers")
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+    def test_script(self) -> None:
+        for model in (make_net("two_layers"), nn.Sequential(make_net("two_layers"), nn.Tanh())):
+            with pytest.raises(UnsupportedModelError, match=r"torch\.jit\.script.* Use torch\.export\.export"):
+                torch.jit.script(model)
+
     def test_from_sequential_of_something_else(self) -> None:
         class Twice(nn.Sequential):
             def forward(self, input: Tensor) -> Tensor:  # noqa: A002

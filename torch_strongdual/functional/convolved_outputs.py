@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from torch_strongdual.functional.stacked_outputs import hidden_layer, side_by_side, summed_layer
 
-__all__ = ["ConvolutionGeometry", "convolved_outputs", "linear_outputs"]
+__all__ = ["ConvolutionGeometry", "convolved_layer", "convolved_outputs", "linear_outputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +83,22 @@ def convolved_outputs(
     """
     num_branches, depth, hidden = weights[0].shape[0], len(geometries), inputs
     for number, geometry in enumerate(geometries):
-        bias = biases[number]
-        hidden = activations[number](
-            geometry.convolve(
-                hidden,
-                weights[number].flatten(0, 1),
-                None if bias is None else bias.flatten(),
-                1 if number == 0 else num_branches,
-            )
-        )
+        groups = 1 if number == 0 else num_branches
+        hidden = activations[number](convolved_layer(hidden, weights[number], biases[number], geometry, groups))
     return linear_outputs(hidden, weights[depth:], biases[depth:], activations[depth:])
+
+
+def convolved_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvolutionGeometry, groups: int) -> Tensor:
+    """One convolution a branch, on ``hidden`` of shape ``(num_samples, channels, *spatial)``.
+
+    Args:
+        hidden: What it is given: the inputs, or the channels of one branch after the other.
+        weight: Stacked kernels.
+        bias: Shape ``(num_branches, out)``, or ``None``.
+        geometry: Where the kernels are laid.
+        groups: One for inputs, which branches share; the number of branches for their channels.
+    """
+    return geometry.convolve(hidden, weight.flatten(0, 1), None if bias is None else bias.flatten(), groups)
 
 
 def linear_outputs(

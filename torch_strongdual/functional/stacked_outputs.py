@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["hidden_layer", "side_by_side", "stacked_outputs", "summed_layer"]
+__all__ = ["first_layer", "hidden_layer", "side_by_side", "stacked_outputs", "summed_layer"]
 
 
 def stacked_outputs(
@@ -38,7 +38,7 @@ def stacked_outputs(
         >>> stacked_outputs(x, weights, [None, None], [torch.relu])
         tensor([[1.]])
     """
-    hidden = _first_layer(inputs, weights[0], biases[0])
+    hidden = first_layer(inputs, weights[0], biases[0])
     for weight, bias, activation in zip(weights[1:-1], biases[1:-1], activations[:-1], strict=True):
         hidden = hidden_layer(activation(hidden), weight, bias)
     return summed_layer(activations[-1](hidden), weights[-1], biases[-1])
@@ -58,10 +58,14 @@ def side_by_side(weight: Tensor) -> Tensor:  # (num_branches, out, in) -> (out, 
     return weight.squeeze(2).T if fan_in == 1 else weight.transpose(0, 1).flatten(1)
 
 
-def _first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def first_layer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # shape: (num_branches, out, num_samples)
+    """The first linear layer, as wide as all branches together, on ``inputs`` of shape ``(num_samples, in)``."""
     if weight.shape[0] == 1:
         return functional.linear(inputs, weight.squeeze(0), None if bias is None else bias.squeeze(0)).T.unsqueeze(0)
     wide = weight.flatten(0, 1)
+    if inputs.layout is not torch.strided:  # sparse matrices are multiplied from the right only
+        product = functional.linear(inputs, wide, None if bias is None else bias.flatten()).T
+        return product.reshape(*weight.shape[:2], inputs.shape[0])
     product = wide @ inputs.T if bias is None else torch.addmm(bias.reshape(-1, 1), wide, inputs.T)
     return product.reshape(*weight.shape[:2], inputs.shape[0])
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual.nn._composed_activation import composed_activation
+from torch_strongdual.nn._layer_calls import has_hooks
 from torch_strongdual.nn._stacked_convolution import StackedConvolution
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
@@ -39,7 +40,7 @@ def averaged_slope(inputs: Tensor, layers: Sequence[StackedLayer], between: Sequ
     if isinstance(layers[1], StackedConvolution) or layers[1].fan_in != first.fan_out:
         return None
     modules = [module for module in between[0] if type(module) is not nn.Identity]
-    if len(modules) < 3 or any(_has_hooks(module) for module in between[0]):
+    if len(modules) < 3 or any(has_hooks(module) for module in between[0]):
         return None
     *activations, pool, flatten = modules
     if not all(type(module) in (nn.ReLU, nn.LeakyReLU) for module in activations):
@@ -49,8 +50,3 @@ def averaged_slope(inputs: Tensor, layers: Sequence[StackedLayer], between: Sequ
         return None
     slope = composed_activation(activations).negative_slope
     return None if slope == 1.0 else slope
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(map(bool, hooks))

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from torch_strongdual.errors import ShapeError
+from torch_strongdual.errors import InvalidInputError, ShapeError
 
-__all__ = ["flat_branch_inputs"]
+__all__ = ["check_is_tensor", "flat_branch_inputs"]
+
+
+def check_is_tensor(inputs: object) -> None:
+    """Raise unless ``inputs`` is a tensor."""
+    if not isinstance(inputs, Tensor):
+        raise InvalidInputError(
+            f"The input is of type {type(inputs).__name__}; expected a torch.Tensor. Convert it, for example with "
+            "`torch.as_tensor(inputs, dtype=torch.float32)`."
+        )
 
 
 def flat_branch_inputs(inputs: Tensor, in_features: int, *, flatten: bool) -> Tensor:  # shape: (num_samples, in_features)
@@ -19,7 +28,9 @@ def flat_branch_inputs(inputs: Tensor, in_features: int, *, flatten: bool) -> Te
 
     Raises:
         ShapeError: If ``inputs`` does not have that many features.
+        InvalidInputError: If it is no tensor.
     """
+    check_is_tensor(inputs)
     if flatten:
         flat = inputs.flatten(1) if inputs.ndim >= 2 else inputs
         if flat.ndim != 2 or flat.shape[1] != in_features:

@@ -12,8 +12,10 @@ from torch_strongdual.errors import ShapeError
 from torch_strongdual.functional.averaged_convolution import averaged_outputs
 from torch_strongdual.functional.convolved_outputs import convolved_outputs
 from torch_strongdual.nn._averaged_branches import averaged_slope
+from torch_strongdual.nn._branch_inputs import check_is_tensor
 from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
+from torch_strongdual.nn._layer_calls import are_layers_called
 from torch_strongdual.nn._stacked_convolution import StackedConvolution
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
@@ -39,9 +41,12 @@ def convolutional_outputs(
 
     Raises:
         ShapeError: If the inputs are not what the first convolution takes, or the first linear layer gets another width.
+        InvalidInputError: If they are no tensor.
     """
     convolutions = [layer for layer in linears if isinstance(layer, StackedConvolution)]
-    _check_inputs(inputs, convolutions[0])
+    _check_inputs(inputs, convolutions[0].weight)
+    if are_layers_called(inputs, linears):
+        return _layer_by_layer(inputs, linears, between, len(convolutions))
     activations: list[Callable[[Tensor], Tensor]] = [partial(_in_a_row, modules) for modules in between]
     geometries = [layer.geometry for layer in convolutions]
     evaluate: Callable[..., Tensor] = partial(convolved_outputs, geometries=geometries)
@@ -92,6 +97,25 @@ def _channels_last(inputs: Tensor) -> Tensor:
     return inputs.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
 
 
+def _layer_by_layer(
+    inputs: Tensor, linears: Sequence[StackedLayer], between: Sequence[Sequence[nn.Module]], num_convolutions: int
+) -> Tensor:
+    hidden = inputs
+    for number, (layer, modules) in enumerate(zip(linears, between, strict=False)):
+        if number == num_convolutions:
+            hidden = _features_first(hidden, layer.weight)
+        hidden = _in_a_row(modules, layer(hidden))
+    last = linears[-1]
+    outputs: Tensor = last(hidden if num_convolutions < len(between) else _features_first(hidden, last.weight))
+    return outputs
+
+
+def _features_first(hidden: Tensor, weight: Tensor) -> Tensor:  # shape: (num_branches, features, num_samples)
+    num_branches, _, width = weight.shape
+    _check_width(hidden, num_branches, width)
+    return hidden.reshape(len(hidden), num_branches, width).permute(1, 2, 0)
+
+
 def _in_a_row(modules: Sequence[nn.Module], hidden: Tensor) -> Tensor:
     for module in modules:
         hidden = module(hidden)
@@ -102,19 +126,29 @@ def _flattened(modules: Sequence[nn.Module], channels: int, width: int, hidden: 
     """What stands behind the last convolution: nn.Flatten among it, so that samples become rows."""
     num_branches = hidden.shape[1] // channels
     hidden = _in_a_row(modules, hidden)
+    _check_width(hidden, num_branches, width)
+    return hidden
+
+
+def _check_width(hidden: Tensor, num_branches: int, width: int) -> None:
     if hidden.shape[1] != num_branches * width:
         raise ShapeError(
             f"nn.Flatten gives {hidden.shape[1] // num_branches} features a branch for inputs of this size; expected {width}, "
             "as the nn.Linear behind it takes. Pool to a fixed size (nn.AdaptiveAvgPool2d), or give it that width."
         )
-    return hidden
 
 
-def _check_inputs(inputs: Tensor, first: StackedConvolution) -> None:
-    channels, *kernel_size = first.weight.shape[2:]
+def _check_inputs(inputs: Tensor, kernels: Tensor) -> None:
+    check_is_tensor(inputs)
+    channels, *kernel_size = kernels.shape[2:]
     if inputs.ndim != 2 + len(kernel_size) or inputs.shape[1] != channels:
         sizes = ("length",) if len(kernel_size) == 1 else ("height", "width")
         raise ShapeError(
             f"The input has shape {tuple(inputs.shape)}; expected (num_samples, {channels}, {', '.join(sizes)}), as the first "
             "convolution takes."
         )
+
+
+# What looks at shapes is one step of a graph of torch.fx.
+torch.fx.wrap("_check_inputs")
+torch.fx.wrap("_features_first")

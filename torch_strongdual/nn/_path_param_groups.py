@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from torch_strongdual._checks import check_in, check_non_negative
-from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.functional.path_penalty import PATH_PENALTIES
+from torch_strongdual.nn._leaf_checks import check_leaves
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
 __all__ = ["path_param_groups"]
@@ -19,7 +19,8 @@ def path_param_groups(linears: Sequence[StackedLayer], path_decay: float, penalt
     """See :meth:`torch_strongdual.nn.parallel_net.ParallelNet.path_param_groups`."""
     check_non_negative("path_decay", path_decay)
     check_in("penalty", penalty, PATH_PENALTIES)
-    _check_leaves(linears)
+    penalised_loss = ", or add `path_decay * net.path_penalty()` to the loss and use an optimizer of torch"
+    check_leaves(linears, "whose norm the optimizer can shrink", penalised_loss)
     penalised: list[tuple[int, nn.Parameter]] = []
     free: list[nn.Parameter] = []
     for index, linear in enumerate(linears):
@@ -35,15 +36,3 @@ def path_param_groups(linears: Sequence[StackedLayer], path_decay: float, penalt
         "penalty": penalty,
     }
     return [group, {"params": free, "path_decay": 0.0}] if free else [group]
-
-
-def _check_leaves(linears: Sequence[StackedLayer]) -> None:
-    for number, linear in enumerate(linears):
-        for name, tensor in (("weight", linear.weight), ("bias", linear.bias)):
-            if tensor is not None and not isinstance(tensor, nn.Parameter):
-                raise UnsupportedModelError(
-                    f"The {name} of linear layer {number} (counted from 0) is computed from other parameters, by a "
-                    "parametrization or a pruning mask; expected a parameter, whose norm the optimizer can shrink. Make it "
-                    "permanent (`parametrize.remove_parametrizations`, `prune.remove`), or add `path_decay * "
-                    "net.path_penalty()` to the loss and use an optimizer of torch."
-                )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torch_strongdual.functional.convolved_outputs import ConvolutionGeometry
+from torch_strongdual.functional.convolved_outputs import ConvolutionGeometry, convolved_layer
 from torch_strongdual.nn._stacked_layer import StackedLayer, copied_parameter, stacked_parameters
 
 __all__ = ["CONVOLUTIONS", "StackedConvolution"]
@@ -45,6 +45,10 @@ class StackedConvolution(StackedLayer):
             geometry=ConvolutionGeometry(stride=layer.stride, padding=layer.padding, dilation=layer.dilation),
         )
         return stacked.copy_first_branch_(layer.weight, layer.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Convolve ``(num_samples, channels, *spatial)``, the channels of one branch after the other unless it is the first."""
+        return convolved_layer(hidden, self.weight, self.bias, self.geometry, 1 if self.is_first else self.weight.shape[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Hand ``fn`` the kernels as those of one convolution: only such tensors can be made ``torch.channels_last``."""

@@ -12,6 +12,9 @@ from torch_strongdual.nn.gated_relu import GatedReLU
 __all__ = ["StackedGatedReLU"]
 
 
+torch.fx.wrap("gate_masks")
+
+
 class StackedGatedReLU(FixedGates):
     """The gates of all branches of one layer; ``gate_vector`` has shape ``(num_branches, in_features)``."""
 

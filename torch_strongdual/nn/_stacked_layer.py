@@ -8,6 +8,9 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from torch_strongdual.functional._branch_weights import per_branch
 
@@ -15,7 +18,7 @@ __all__ = ["StackedLayer", "copied_parameter", "stacked_parameters"]
 
 
 class StackedLayer(nn.Module):
-    """Parameters of a layer a branch: a container, the forward pass belongs to the network.
+    """A layer a branch. The network computes with its parameters, and calls it only for its hooks or :mod:`torch.fx`.
 
     Args:
         weight: Shape ``(num_branches, out_features, in_features)``, or ``(num_branches, out, in, *kernel_size)``.
@@ -24,11 +27,22 @@ class StackedLayer(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    is_first: bool = False
+    """Whether it is given what the network is given, which the branches share."""
+    is_last: bool = False
+    """Whether its outputs are summed over branches."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.weight = weight
         self.register_parameter("bias", bias)
+
+    def up_to_date(self) -> Self:
+        """The layer itself, after masks and norms have computed its weights, which they do before a call only."""
+        for hook in self._forward_pre_hooks.values():
+            if isinstance(hook, (BasePruningMethod, SpectralNorm, WeightNorm)):
+                hook(self, ())
+        return self
 
     @abstractmethod
     def branch_layer(self, index: int, *, with_shared_bias: bool) -> nn.Module:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from torch_strongdual.functional.stacked_outputs import first_layer, hidden_layer, summed_layer
 from torch_strongdual.nn._stacked_layer import StackedLayer, copied_parameter, stacked_parameters
 
 __all__ = ["StackedLinear"]
+
+
+for _name in ("first_layer", "hidden_layer", "summed_layer"):
+    torch.fx.wrap(_name)
 
 
 class StackedLinear(StackedLayer):
@@ -29,6 +34,11 @@ class StackedLinear(StackedLayer):
             *stacked_parameters(linear.weight, bias, num_branches, shared_bias=shared_bias, device=device, dtype=dtype)
         )
         return stacked.copy_first_branch_(linear.weight, bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The first of a network takes ``(num_samples, in)``, others, as activations, ``(num_branches, in, num_samples)``."""
+        layer = first_layer if self.is_first else summed_layer if self.is_last else hidden_layer
+        return layer(hidden, self.weight, self.bias)
 
     def branch_layer(self, index: int, *, with_shared_bias: bool) -> nn.Linear:
         """Return branch ``index`` as a layer of its own, a copy."""

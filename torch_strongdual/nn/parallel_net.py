@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -13,16 +13,17 @@ from torch_strongdual._checks import check_non_negative
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.functional.path_penalty import path_penalty
 from torch_strongdual.nn import _branch_surgery as surgery
-from torch_strongdual.nn._branch_inputs import flat_branch_inputs
 from torch_strongdual.nn._branch_layers import BranchLayers
-from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time, check_chunk_size, check_count
-from torch_strongdual.nn._chunked_outputs import chunked_outputs
+from torch_strongdual.nn._chunk_size import ChunkSize, check_chunk_size, check_count
 from torch_strongdual.nn._convolutional_forward import convolutional_outputs
 from torch_strongdual.nn._convolutional_spec import convolutional_spec
+from torch_strongdual.nn._dense_forward import dense_outputs
 from torch_strongdual.nn._dense_spec import dense_spec
+from torch_strongdual.nn._leaf_checks import check_leaves
 from torch_strongdual.nn._path_param_groups import path_param_groups
 from torch_strongdual.nn._stacked_gated_relu import StackedGatedReLU
 from torch_strongdual.nn._stacked_layer import StackedLayer
+from torch_strongdual.nn._sum_of_rows import SumOfRows
 from torch_strongdual.nn._unchanged_layers import check_unchanged
 from torch_strongdual.nn.branch_sequential import BranchSequential
 from torch_strongdual.nn.branch_spec import BranchSpec
@@ -30,7 +31,7 @@ from torch_strongdual.nn.branch_spec import BranchSpec
 __all__ = ["ParallelNet"]
 
 
-class ParallelNet(nn.Module):
+class ParallelNet(SumOfRows):
     r"""Sum of ``num_branches`` networks of one architecture, :math:`f(X) = \sum_k \phi_k(X) W_{L,k} + b`.
 
     Write the layers as for :class:`torch.nn.Sequential`; they are one branch. With the path penalty, training such a network
@@ -50,7 +51,9 @@ class ParallelNet(nn.Module):
     A bias of the first layer counts as part of its weight. A bias of the last layer is one parameter of shape
     ``(out_features,)`` shared by all branches and not penalised. Biases in between can be trained but not certified.
 
-    Forward hooks belong on the network: its linear layers only hold parameters and are not called.
+    Layers with parameters are called only if they have hooks (:mod:`torch.nn.utils.prune` adds some, ``fully_shard`` too), or
+    :mod:`torch.fx` records them: all branches at once then, whatever ``chunk_size`` and ``recompute`` say, and activations have
+    the shape ``(num_branches, features, num_samples)``.
 
     Args:
         *layers: The layers of a branch, or one OrderedDict of them.
@@ -114,6 +117,8 @@ class ParallelNet(nn.Module):
         for name, layer in branch.modules.items():
             is_last = name == branch.linear_names[-1]
             self.add_module(name, surgery.stacked_layer(layer, num_branches, shared_bias=is_last, device=device, dtype=dtype))
+        linears = self._linears
+        linears[0].is_first, linears[-1].is_last = True, True
 
     @classmethod
     def from_sequential(
@@ -170,7 +175,7 @@ class ParallelNet(nn.Module):
 
     @property
     def _linears(self) -> list[StackedLayer]:
-        return [cast(StackedLayer, self._modules[name]) for name in self._linear_names]
+        return [cast(StackedLayer, self._modules[name]).up_to_date() for name in self._linear_names]
 
     @property
     def _between(self) -> list[list[nn.Module]]:
@@ -230,34 +235,24 @@ class ParallelNet(nn.Module):
             return convolutional_spec(self._linears, self._between, self.output_bias is not None)
         return dense_spec(self._linears, self._between, flatten=self._flatten)
 
+    def __dir__(self) -> list[str]:
+        """All names but ``branch_spec`` where it raises: :func:`torch.jit.trace` and others look at every attribute."""
+        names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
+        try:
+            _ = self.branch_spec
+        except UnsupportedModelError:
+            names.remove("branch_spec")
+        return names
+
     # Forward pass
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Sequential gives it
         """Return the sum of the outputs of all branches."""
         if self._num_convolutions:
-            return convolutional_outputs(inputs, self._linears, self._between, self.chunk_size, recompute=self.recompute)
-        flat = flat_branch_inputs(inputs, self._linears[0].weight.shape[2], flatten=self._flatten)
-        masks = {name: m.masks(flat) for name, m in self._modules.items() if isinstance(m, StackedGatedReLU)}
-        linears = self._linears
-        outputs = chunked_outputs(
-            flat,
-            [linear.weight for linear in linears],
-            [linear.bias for linear in linears],
-            lambda branches: [self._activation(names, masks, branches) for names in self._activation_names],
-            branches_at_a_time(self.chunk_size, flat, linears, recompute=self.recompute),
-            recompute=self.recompute,
+            return convolutional_outputs(input, self._linears, self._between, self.chunk_size, recompute=self.recompute)
+        return dense_outputs(
+            input, self._linears, self._between, self.chunk_size, flatten=self._flatten, recompute=self.recompute
         )
-        return outputs if self._flatten or inputs.ndim == 2 else outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
-
-    def _activation(self, names: Sequence[str], masks: dict[str, Tensor], branches: slice) -> Callable[[Tensor], Tensor]:
-        steps = [(cast(nn.Module, self._modules[name]), masks.get(name)) for name in names]
-
-        def activation(hidden: Tensor) -> Tensor:
-            for module, mask in steps:
-                hidden = module(hidden) if mask is None else module(hidden, mask[branches])
-            return hidden
-
-        return activation
 
     # Branches
 
@@ -301,7 +296,9 @@ class ParallelNet(nn.Module):
         Raises:
             ShapeError: If the weights or gates do not fit the architecture; the network is unchanged then.
             InvalidInputError: If they are not finite.
+            UnsupportedModelError: If a weight is parametrized or masked.
         """
+        check_leaves(self._linears, "to which branches can be added")
         surgery.append_branches_(self._linears, self._gates, weights, gate_vectors)
 
     def prune_(self, tol: float = 0.0, *, keep_gates: bool = False) -> Tensor:
@@ -320,8 +317,10 @@ class ParallelNet(nn.Module):
 
         Raises:
             InvalidInputError: If ``tol`` is negative or NaN, or a weight is not finite.
+            UnsupportedModelError: If a weight is parametrized or masked.
         """
         check_non_negative("tol", tol)
+        check_leaves(self._linears, "from which branches can be removed")
         gates = torch.cat(self.gate_vectors(), dim=1) if keep_gates and self._gates else None
         kept = surgery.large_branches(self.branch_weights(), tol, kinds=gates)
         for stacked in self._stacks:
@@ -335,11 +334,18 @@ class ParallelNet(nn.Module):
 
         Raises:
             InvalidInputError: If a weight is not finite.
+            UnsupportedModelError: If a weight is parametrized or masked.
         """
+        check_leaves(self._linears, "which can be rescaled")
         surgery.balance_branches_(self._linears, self.branch_weights())
 
     def reset_parameters(self) -> None:
-        """Draw all branches, biases and gates anew (after ``to_empty`` from the meta device, for example)."""
+        """Draw all branches, biases and gates anew (after ``to_empty`` from the meta device, for example).
+
+        Raises:
+            UnsupportedModelError: If a weight is parametrized or masked.
+        """
+        check_leaves(self._linears, "which can be drawn anew")
         for stacked in self._stacks:
             stacked.reset_parameters()
 
