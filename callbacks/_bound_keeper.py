@@ -133,6 +133,8 @@ class BoundKeeper:
             return False
         try:
             self._solver.load_state_dict(state["solver"])
+            if math.isnan(self._solver.best.value):
+                raise ValueError("The bound is NaN.")
         except (LookupError, TypeError, ValueError):  # of another version of this package
             self._solver = self._fresh(self._solver.problem)
             return False

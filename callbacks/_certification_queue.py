@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -32,6 +33,10 @@ class CertificationQueue:
     def __init__(self, *, background: bool) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="certification") if background else None
         self._pending: list[Future[Attempt]] = []
+
+    def __reduce__(self) -> tuple[Callable[[], CertificationQueue], tuple[()]]:
+        """Copies are empty: what runs is collected here, and a thread cannot be copied."""
+        return partial(CertificationQueue, background=self._pool is not None), ()
 
     @property
     def is_empty(self) -> bool:

@@ -34,9 +34,9 @@ def warn_of_failure(attempt: Attempt) -> None:
 
 
 def warn_of_dropped_bound() -> None:
-    """Warn, on rank zero, that the bound of a checkpoint is of no use."""
+    """Warn, on rank zero, that the bound of a checkpoint, or of the fit that is continued, is of no use."""
     rank_zero_warn(
-        "The checkpoint holds a dual bound for other data, loss, path penalty or architecture than those trained now. It is "
-        "dropped, with its history, and proven anew.",
+        "The checkpoint, or the fit before, holds a dual bound for other data, loss, path penalty or architecture than those "
+        "trained now, or of another version of this package. It is dropped, with its history, and proven anew.",
         category=StrongDualWarning,
     )

@@ -11,7 +11,7 @@ from torch_strongdual.certification import TrainingProblem
 
 from ._distinct_gates import gate_rows
 
-__all__ = ["data_digest", "problem_fingerprint"]
+__all__ = ["data_digest", "problem_fingerprint", "weights_digest"]
 
 
 def data_digest(inputs: Tensor, targets: Tensor) -> str:
@@ -19,6 +19,14 @@ def data_digest(inputs: Tensor, targets: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in (inputs, targets):
         _add_tensor(digest, tensor)
+    return digest.hexdigest()
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Return a hash of every bit of the weights."""
+    digest = hashlib.sha256()
+    for parameter in net.parameters():
+        _add_tensor(digest, parameter)
     return digest.hexdigest()
 
 

@@ -109,7 +109,7 @@ def find_path_penalty(
         for options in optimizer.param_groups:
             if weights.isdisjoint(map(id, options["params"])):
                 continue
-            if options.get("path_decay"):
+            if options.get("path_decay") and not _ignores_penalty(optimizer):
                 found.add(PathPenalty(float(options["path_decay"]), str(options.get("penalty", "product"))))
             else:
                 found.add(PathPenalty(0.0, ""))
@@ -119,12 +119,18 @@ def find_path_penalty(
     return only if penalty is None else PathPenalty(only.path_decay, penalty)
 
 
+def _ignores_penalty(optimizer: Optimizer) -> bool:
+    """Torch's own optimizers take groups with ``path_decay``, and do nothing with it."""
+    return type(optimizer).__module__.startswith("torch.optim")
+
+
 def _penalty_message(found: set[PathPenalty]) -> str:
     stated = ", ".join(sorted(f"{entry.path_decay:g} ({entry.penalty})" if entry.path_decay else "none" for entry in found))
     return (
         f"The path penalties that the optimizers apply to the weights of the network are: {stated or 'none'}; expected one, "
-        "above zero, for all weights. Train with PathAdamW(net.path_param_groups(path_decay=...)), or, if it is part of "
-        "the loss in `training_step`, say which by `path_decay=` and `penalty=`."
+        "above zero, for all weights. Train with PathAdamW(net.path_param_groups(path_decay=...)) or PathSGD (torch's "
+        "own optimizers ignore `path_decay`), or, if it is part of the loss in `training_step`, say which by `path_decay=` and "
+        "`penalty=`."
     )
 
 

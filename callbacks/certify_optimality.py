@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from torch_strongdual.certification import Certificate, TrainingProblem
@@ -20,8 +19,11 @@ from ._argument_checks import check_arguments
 from ._bound_keeper import BoundKeeper
 from ._certification_queue import CertificationQueue
 from ._failure_warnings import warn_of_dropped_bound, warn_of_failure
-from ._logged_metrics import logged_metrics
+from ._fingerprint import weights_digest
+from ._logged_metrics import log_metrics
+from ._loss_comparison import LossComparison, check_loss_scale
 from ._objective import Objective, found_now
+from ._stored_state import records_as_numbers, stored_mapping, stored_records
 from ._trained_objective import PathPenalty, find_loss, find_net, find_path_penalty
 from ._training_data import CertifiedData, read_training_data
 from .certification_record import CertificationRecord
@@ -52,7 +54,7 @@ class CertifyOptimality(Callback):
     What is certified has to be what is trained:
 
     - ``training_step`` has to return ``loss(net(inputs), targets)`` for batches ``(inputs, targets)`` as the loader yields
-      them. This cannot be checked.
+      them. This is checked on the first batch, unless ``data`` is given or optimization is manual.
     - The data set is read once, when training starts, and kept in memory. It has to give the same numbers each time.
     - The objective is that on all data. Mini-batches of a loss that is a mean minimise it up to noise; of a loss that is a sum
       they do not, since ``path_decay`` counts once a batch, so that ``path_decay`` must be passed here.
@@ -67,7 +69,8 @@ class CertifyOptimality(Callback):
     resumed fit certifies these first. An oracle of one's own must draw from random number generators of its own.
 
     Args:
-        every_n_epochs: Certify in epochs 0, n, 2n, ... and at the end of training.
+        every_n_epochs: Certify in epochs 0, n, 2n, ... and at the end of training, with the weights that the fit leaves: their
+            average, say, where another callback averages them.
         net: Name of the attribute of the LightningModule to certify; ``None`` if it has only one ParallelNet.
         loss: The loss that is trained; ``None`` if the LightningModule has only one attribute that is a supported loss module.
         path_decay: Strength of the path penalty; ``None`` reads it, each time, from the optimizer's parameter groups.
@@ -83,14 +86,16 @@ class CertifyOptimality(Callback):
         background: Whether training goes on meanwhile.
 
     Attributes:
-        history: A :class:`CertificationRecord` for each certification, on all ranks.
+        history: A :class:`CertificationRecord` for each certification, on all ranks. (Where DDP forks or spawns processes,
+            in these; who calls ``fit`` finds the last numbers in ``trainer.callback_metrics``.)
         last_certificate: The :class:`~torch_strongdual.certification.Certificate` of the last certification, ``None`` if it
             failed; on rank 0 only.
         last_error: What the last certification failed with, or ``None``; on rank 0 only.
 
     Raises:
         MisconfigurationException: If an argument is out of its range; when the fit starts, if network, loss, penalty or data
-            cannot be found, do not fit together, or have no certificate.
+            cannot be found, do not fit together, or have no certificate; before the first step, if the loss that is trained
+            is another one.
 
     Example:
         >>> import warnings
@@ -152,7 +157,8 @@ class CertifyOptimality(Callback):
         self.last_error: Exception | None = None
         self._keeper: BoundKeeper | None = None
         self._stored_bound: dict[str, Any] = {}
-        self._certified_step = -1
+        self._comparison: LossComparison | None = None
+        self._certified_step, self._certified_weights = -1, ""
         self._unfinished_epoch = -1  # whose weights are those of the checkpoint, and still to be certified
         self._state_before: dict[str, Any] | None = None  # as of the weights a certification just began with
         self._close()
@@ -188,7 +194,8 @@ class CertifyOptimality(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._reset()
+        if trainer.current_epoch == 0:  # otherwise this trainer goes on with the fit before
+            self._reset()
         strategy = trainer.strategy
         if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(strategy, DeepSpeedStrategy):
             raise MisconfigurationException(
@@ -200,6 +207,8 @@ class CertifyOptimality(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         find_loss(pl_module, self.loss)
         self._find(trainer, pl_module)
+        if self.data is None and pl_module.automatic_optimization:
+            self._comparison = LossComparison(may_have_penalty=self.path_decay is not None)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -219,8 +228,16 @@ class CertifyOptimality(Callback):
             self._finish(trainer, wait=not self.background)
 
     @override
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._state_before = None  # from here on the weights are others
+        if self._comparison is not None:
+            self._comparison.batch = batch
+
+    @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        comparison, self._comparison = self._comparison, None
+        if comparison is not None:
+            comparison.check(trainer, loss, lambda: (find_loss(pl_module, self.loss), self._objective(trainer, pl_module)))
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -233,7 +250,7 @@ class CertifyOptimality(Callback):
         if is_due or self.background:
             self._finish(trainer, wait=not (self.background and self.history) or epoch + 1 == trainer.max_epochs)
         if not trainer.barebones:  # where nothing may be logged
-            self._log(pl_module)
+            log_metrics(pl_module, self.history, name=self.name, prog_bar=self.prog_bar)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -243,6 +260,13 @@ class CertifyOptimality(Callback):
         if is_due:
             self._begin(trainer, pl_module, max(0, trainer.current_epoch - 1))
         if is_due or self.background:
+            self._finish(trainer, wait=True)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        is_due = self._keeper is not None and self._certified_weights != weights_digest(find_net(pl_module, self.net))
+        if trainer.strategy.broadcast(is_due):  # others have changed them since: averages of weights, new branches
+            self._begin(trainer, pl_module, max(0, trainer.current_epoch - 1))
             self._finish(trainer, wait=True)
 
     @override
@@ -272,9 +296,10 @@ class CertifyOptimality(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [CertificationRecord(**numbers) for numbers in state_dict["history"]]
-        self._stored_bound = dict(state_dict["bound"])
-        self._unfinished_epoch = int(state_dict.get("unfinished_epoch", -1))
+        self.history = stored_records(CertificationRecord, state_dict)
+        self._stored_bound = stored_mapping(state_dict, "bound")
+        epoch = state_dict.get("unfinished_epoch")
+        self._unfinished_epoch = epoch if isinstance(epoch, int) else -1
 
     # Steps
 
@@ -290,7 +315,7 @@ class CertifyOptimality(Callback):
         with isolate_rng():
             try:
                 loss = find_loss(pl_module, self.loss)
-                self._check_loss_scale(trainer, loss)
+                check_loss_scale(trainer, loss, path_decay=self.path_decay)
                 keeper = BoundKeeper(
                     *read_training_data(trainer, self.data),
                     loss,
@@ -309,16 +334,6 @@ class CertifyOptimality(Callback):
             warn_of_dropped_bound()
         return None, is_resumed
 
-    def _check_loss_scale(self, trainer: pl.Trainer, loss: nn.Module) -> None:
-        is_sum = getattr(loss, "reduction", "sum") == "sum"
-        num_batches = trainer.num_training_batches * trainer.world_size
-        if self.path_decay is None and is_sum and num_batches > 1:
-            raise MisconfigurationException(
-                f"The loss {type(loss).__name__} is a sum over samples, and an epoch has {num_batches} batches: the "
-                "optimizer's path_decay counts in each of them, so that beside the sum over all data it has another strength. "
-                "Train with reduction='mean', or pass the `path_decay=` that belongs to the sum over all data."
-            )
-
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
         """Certify the network as it is now: at once, or, when the one before is done, beside training."""
         self._certified_step = trainer.global_step
@@ -327,6 +342,7 @@ class CertifyOptimality(Callback):
         keeper, queue = self._keeper, self._queue
         if keeper is None or queue is None:
             raise RuntimeError("CertifyOptimality was not opened by `on_train_start`.")
+        self._certified_weights = weights_digest(find_net(pl_module, self.net))
 
         def find() -> Objective:
             return self._objective(trainer, pl_module)
@@ -363,21 +379,7 @@ class CertifyOptimality(Callback):
 
     @staticmethod
     def _state(history: list[CertificationRecord], bound: dict[str, Any], unfinished_epoch: int) -> dict[str, Any]:
-        fields = CertificationRecord.__dataclass_fields__
-        numbers = [{name: getattr(record, name) for name in fields} for record in history]
-        return {"history": numbers, "bound": bound, "unfinished_epoch": unfinished_epoch}
-
-    def _log(self, pl_module: pl.LightningModule) -> None:
-        device = "cpu" if pl_module.device.type == "mps" else pl_module.device  # which has no float64
-        for metric, value in logged_metrics(self.history).items():
-            pl_module.log(
-                f"{self.name}/{metric}",
-                torch.tensor(value, dtype=torch.float64, device=device),
-                prog_bar=self.prog_bar and metric == "relative_gap",
-                reduce_fx="max",  # of equal numbers: exact on any number of devices, as a mean is not
-                sync_dist=True,
-                batch_size=1,
-            )
+        return {"history": records_as_numbers(history), "bound": bound, "unfinished_epoch": unfinished_epoch}
 
 
 def _is_dry_run(trainer: pl.Trainer) -> bool:

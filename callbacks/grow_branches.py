@@ -24,6 +24,7 @@ from torch_strongdual.nn import ParallelNet, ParallelWeights
 from ._branch_state import state_follows_branches_
 from ._distinct_gates import branch_of_each_gate, gate_rows
 from ._growth_on_all_ranks import check_buckets_can_grow, from_first_rank, renew_buckets_
+from ._stored_state import records_as_numbers, stored_records
 from ._trained_objective import find_net
 from .certify_optimality import CertifyOptimality
 from .growth_record import GrowthRecord
@@ -161,12 +162,11 @@ class GrowBranches(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        fields = GrowthRecord.__dataclass_fields__
-        return {"history": [{name: getattr(record, name) for name in fields} for record in self.history]}
+        return {"history": records_as_numbers(self.history)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [GrowthRecord(**numbers) for numbers in state_dict["history"]]
+        self.history = stored_records(GrowthRecord, state_dict)
 
     # Steps
 

@@ -102,7 +102,7 @@ def test_a_bound_of_other_data_is_dropped(options: dict[str, Any]) -> None:
     assert solver.best.value <= 0.0
 
 
-@pytest.mark.parametrize("damage", ["solver", "dual_point", "evidence", "empty"])
+@pytest.mark.parametrize("damage", ["solver", "dual_point", "evidence", "empty", "nan"])
 def test_a_state_that_is_damaged_is_dropped(damage: str) -> None:
     net = Regression().net
     state = certified(net).state_dict()
@@ -110,6 +110,8 @@ def test_a_state_that_is_damaged_is_dropped(damage: str) -> None:
         state = {}
     elif damage == "solver":
         state["solver"] = None
+    elif damage == "nan":
+        state["solver"]["dual_bound"] = math.nan
     else:
         del state["solver"][damage]
     keeper = make_keeper()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 from collections.abc import Callable
 
@@ -86,3 +88,16 @@ def test_run_at_once_it_leaves_random_numbers_alone() -> None:
     queue, before = CertificationQueue(background=False), torch.get_rng_state()
     queue.submit(attempt(0, lambda: torch.rand(3)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_copies_are_empty_and_of_the_same_kind(background: bool) -> None:
+    queue = CertificationQueue(background=background)
+    queue.submit(attempt(1))
+    for other in (copy.deepcopy(queue), pickle.loads(pickle.dumps(queue))):
+        assert other.is_empty
+        other.submit(attempt(2))
+        assert len(other.collect(wait=True)) == 1
+        other.close()
+    assert len(queue.collect(wait=True)) == 1
+    queue.close()

@@ -96,12 +96,24 @@ def test_the_penalty_follows_the_optimizer() -> None:
         find_path_penalty(net, [optimizer], path_decay=None, penalty=None)
 
 
+class OwnOptimizer(torch.optim.SGD):
+    """Might do something with ``path_decay``."""
+
+
 def test_each_optimizer_may_have_its_own() -> None:
     net = make_net()
     group = net.path_param_groups(0.3)[0]
     optimizers = [
-        torch.optim.SGD([group | {"params": [p], "path_decay": d}], lr=0.1)
+        OwnOptimizer([group | {"params": [p], "path_decay": d}], lr=0.1)
         for p, d in zip(net.parameters(), (1.0, 2.0, 1.0), strict=False)
     ]
     with pytest.raises(MisconfigurationException, match=r"are: 1 \(product\), 2 \(product\); expected one"):
         find_path_penalty(net, optimizers, path_decay=None, penalty=None)
+
+
+def test_optimizers_of_torch_ignore_a_path_decay() -> None:
+    net = Regression().net
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        optimizer = kind(net.path_param_groups(0.1), lr=0.1)
+        with pytest.raises(MisconfigurationException, match=r"are: none; .* ignore `path_decay`"):
+            find_path_penalty(net, [optimizer], path_decay=None, penalty=None)

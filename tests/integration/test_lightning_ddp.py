@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
 
 from torch_strongdual.callbacks import CertifyOptimality
 from torch_strongdual.certification import certify
@@ -40,11 +41,17 @@ class Report(pl.Callback):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(known))
 
 
+class LateReport(Report):
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
+
+
 def fit_on_two(folder: Path, callback: CertifyOptimality, *others: pl.Callback, **options: Any) -> pl.Trainer:
     report = Report(folder, callback)
+    module = options.pop("module", None) or Regression()
     options = {"strategy": "ddp_fork", "devices": 2} | options
     trainer = make_trainer(folder, callback, report, *others, **options)
-    trainer.fit(Regression(), make_loader(batch_size=3, shuffle=True))
+    trainer.fit(module, make_loader(batch_size=3, shuffle=True))
     return trainer
 
 
@@ -90,6 +97,33 @@ def test_a_mistake_seen_by_rank_zero_ends_all_ranks(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="The network cannot be certified: ShapeError") as caught:
         fit_on_two(tmp_path, CertifyOptimality(data=(inputs[:5], targets)), max_epochs=1)
     assert MisconfigurationException.__name__ in str(caught.value) + type(caught.value).__name__
+
+
+class Doubled(Regression):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return 2.0 * super().training_step(batch, batch_idx)
+
+
+@IGNORE_ADVICE
+def test_another_loss_than_the_certified_one_ends_all_ranks(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="what is trained is not what would be certified"):
+        fit_on_two(tmp_path, CertifyOptimality(time_budget=0.05), max_epochs=1, module=Doubled())
+
+
+class Halves(pl.Callback):
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.mul_(0.5)
+
+
+@IGNORE_ADVICE
+def test_weights_put_in_place_at_the_end_are_certified_on_two_ranks(tmp_path: Path) -> None:
+    callback = CertifyOptimality(every_n_epochs=9, time_budget=0.05)
+    fit_on_two(tmp_path, callback, Halves(), LateReport(tmp_path, callback), max_epochs=2)
+    first, second = reports(tmp_path)
+    assert first["history"] == second["history"]
+    assert [record["epoch"] for record in first["history"]] == [0, 1, 1]
 
 
 @pytest.mark.slow
