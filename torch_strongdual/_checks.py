@@ -9,7 +9,16 @@ from torch import Tensor
 
 from torch_strongdual.errors import InvalidInputError, ShapeError
 
-__all__ = ["check_finite", "check_floating", "check_in", "check_ndim", "check_non_negative", "check_positive", "check_shape"]
+__all__ = [
+    "check_finite",
+    "check_floating",
+    "check_in",
+    "check_ndim",
+    "check_non_negative",
+    "check_positive",
+    "check_positive_finite",
+    "check_shape",
+]
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...], meaning: str) -> None:
@@ -54,6 +63,13 @@ def check_positive(name: str, value: float) -> None:
     """Raise :class:`InvalidInputError` unless ``value`` is a number above zero (infinity allowed)."""
     if not (isinstance(value, (int, float)) and value > 0):
         raise InvalidInputError(f"`{name}` is {value!r}; expected a number > 0.{_conversion(value)}")
+
+
+def check_positive_finite(name: str, value: float) -> None:
+    """Raise :class:`InvalidInputError` unless ``value`` is a finite number above zero."""
+    check_positive(name, value)
+    if math.isinf(value):
+        raise InvalidInputError(f"`{name}` is inf; expected a finite number > 0.")
 
 
 def check_in(name: str, value: str, allowed: tuple[str, ...]) -> None:

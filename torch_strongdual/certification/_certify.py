@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_strongdual._checks import check_in, check_positive
+from torch_strongdual._checks import check_in, check_positive, check_positive_finite
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate, CertificateScope, CertificateStatus
@@ -16,7 +16,6 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_solver import DualSolver
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
-from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.functional._row_blocks import all_finite
 from torch_strongdual.nn import ParallelWeights
 
@@ -81,9 +80,7 @@ def certify(
     References:
         Wang, Ergen, Pilanci, "Parallel Deep Neural Networks Have Zero Duality Gap", ICLR 2023. https://arxiv.org/abs/2110.06482
     """
-    check_positive("rtol", rtol)
-    if math.isinf(rtol):
-        raise InvalidInputError("`rtol` is inf; expected a finite number > 0: an infinite gap proves nothing.")
+    check_positive_finite("rtol", rtol)
     check_positive("time_budget", time_budget)
     inputs, targets = gathered(inputs, targets)
     weights = ParallelWeights.from_module(model)

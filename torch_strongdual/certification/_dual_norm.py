@@ -14,7 +14,8 @@ from torch_strongdual.certification._null_subgradients import NullSubgradients
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
-from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
+from torch_strongdual.certification.oracles import AbstractDualNormOracle, BoundRequest
+from torch_strongdual.certification.oracles.auto_oracle import oracle_or_default
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES, TrainingProblem
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn import BranchSpec, branch_spec_of
@@ -69,7 +70,7 @@ def dual_norm_bound(
         raise UnsupportedModelError(f"The 'l2_path' penalty is for linear layers, and {spec} has a convolution; use 'product'.")
     point = dual_point[:, None] if dual_point.ndim == 1 else dual_point
     check_shape("dual_point", point, (inputs.shape[0], spec.out_features), "one row a sample, one column an output")
-    chosen = _checked_oracle(oracle)
+    chosen = oracle_or_default(oracle)
     state = chosen.init(spec, inputs)
     found = chosen.bound(state, point.detach().to(torch.float64), BoundRequest(rtol=rtol, deadline=Deadline(time_budget)))
     return _in_penalty(found, spec, penalty)
@@ -121,7 +122,7 @@ def max_path_decay(
         return dual_norm_bound(model, inputs, candidate, penalty=penalty, rtol=rtol, time_budget=time_budget, oracle=oracle)
     check_positive("rtol", rtol)
     check_positive("time_budget", time_budget)
-    chosen = _checked_oracle(oracle)
+    chosen = oracle_or_default(oracle)
     found = subgradients.least_dual_norm(chosen, rtol=rtol, deadline=Deadline(time_budget))
     return _in_penalty(found, problem.spec, penalty)
 
@@ -134,11 +135,3 @@ def _in_penalty(found: DualNormBound, spec: BranchSpec, penalty: str) -> DualNor
     # With two layers a branch of h equal units attains the factor; deeper ones may not, so only the upper bound carries over.
     lower = spec.l2_path_factor * found.lower if spec.num_layers == 2 else found.lower
     return DualNormBound(upper=factor * found.upper, lower=lower, witnesses=found.witnesses, stats=found.stats)
-
-
-def _checked_oracle(oracle: object) -> AbstractDualNormOracle:
-    if oracle is None:
-        return AutoOracle()
-    if not isinstance(oracle, AbstractDualNormOracle):
-        raise InvalidInputError(f"`oracle` is {oracle!r}; expected an oracle object such as AutoOracle(), or None.")
-    return oracle

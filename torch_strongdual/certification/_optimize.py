@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torch_strongdual._checks import check_finite, check_positive
+from torch_strongdual._checks import check_finite, check_positive, check_positive_finite
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification._training.progress_bar import progress_bar
@@ -23,7 +22,7 @@ from torch_strongdual.certification.dual_solver import DualSolver
 from torch_strongdual.certification.optimization_result import OptimizationRecord, OptimizationResult, OptimizationStop
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
+from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
 __all__ = ["Run", "check_numbers", "check_startable", "optimize_problem", "optimize_to_certificate"]
@@ -103,10 +102,8 @@ def optimize_to_certificate(
 
 def check_numbers(rtol: float, time_budget: float) -> None:
     """Raise InvalidInputError unless both are above zero, and ``rtol`` finite."""
-    for name, value in (("rtol", rtol), ("time_budget", time_budget)):
-        check_positive(name, value)
-    if math.isinf(rtol):
-        raise InvalidInputError("`rtol` is inf; expected a finite number > 0: an infinite gap proves nothing.")
+    check_positive_finite("rtol", rtol)
+    check_positive("time_budget", time_budget)
 
 
 def check_startable(net: object, inputs: Tensor) -> None:

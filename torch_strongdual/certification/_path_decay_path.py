@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from torch_strongdual._checks import check_positive
+from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.certification._dual_norm import max_path_decay
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._optimize import Run, check_numbers, check_startable, optimize_problem
@@ -123,7 +122,5 @@ def _checked(name: str, values: Sequence[float]) -> list[float]:
     if not values:
         raise InvalidInputError(f"`{name}` is empty; expected at least one number > 0.")
     for index, value in enumerate(values):
-        check_positive(f"{name}[{index}]", value)
-        if math.isinf(value):
-            raise InvalidInputError(f"`{name}[{index}]` is inf; expected a finite number > 0.")
+        check_positive_finite(f"{name}[{index}]", value)
     return [float(value) for value in values]

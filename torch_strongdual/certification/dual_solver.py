@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_strongdual._checks import check_positive
+from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
 from torch_strongdual.certification._dual.atom_store import AtomStore
 from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
@@ -22,9 +22,10 @@ from torch_strongdual.certification._restricted.restricted_program import Restri
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
-from torch_strongdual.certification.oracles import AbstractDualNormOracle, AutoOracle, BoundRequest
+from torch_strongdual.certification.oracles import AbstractDualNormOracle, BoundRequest
+from torch_strongdual.certification.oracles.auto_oracle import oracle_or_default
 from torch_strongdual.certification.training_problem import PrimalValue, TrainingProblem
-from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
+from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.functional._row_blocks import all_finite
 from torch_strongdual.nn import ParallelWeights
 
@@ -68,9 +69,7 @@ class DualSolver:
 
     def __init__(self, problem: TrainingProblem, oracle: AbstractDualNormOracle | None = None) -> None:
         self.problem = problem
-        self.oracle = AutoOracle() if oracle is None else oracle
-        if not isinstance(self.oracle, AbstractDualNormOracle):
-            raise InvalidInputError(f"`oracle` is {oracle!r}; expected an oracle object such as AutoOracle(), or None.")
+        self.oracle = oracle_or_default(oracle)
         if (reason := self.oracle.supports(problem.spec)) is not None:
             raise UnsupportedModelError(f"{type(self.oracle).__name__} cannot certify {problem.spec}: {reason}.")
         self.best = DualBound.vacuous()
@@ -104,9 +103,7 @@ class DualSolver:
         Raises:
             InvalidInputError: If it is not.
         """
-        check_positive("path_decay", path_decay)
-        if math.isinf(path_decay):
-            raise InvalidInputError("`path_decay` is inf; expected a finite number > 0.")
+        check_positive_finite("path_decay", path_decay)
         other = DualSolver(dataclasses.replace(self.problem, path_decay=path_decay), self.oracle)
         other._oracle_state, other.atoms = self._oracle_state, self.atoms.copy()
         other.points, other.programs = self.points.copy(), self.programs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torch_strongdual._checks import check_in, check_ndim, check_positive
+from torch_strongdual._checks import check_in, check_ndim, check_positive_finite
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import CertificateScope, DualBound
 from torch_strongdual.errors import InvalidInputError, ShapeError, UnsupportedModelError
@@ -89,9 +89,7 @@ class TrainingProblem:
             InvalidInputError: If data are empty, labels outside the classes, or ``path_decay`` is not above zero.
             ShapeError: If inputs, targets and architecture do not fit together.
         """
-        check_positive("path_decay", path_decay)
-        if math.isinf(path_decay):
-            raise InvalidInputError("`path_decay` is inf; expected a finite number > 0.")
+        check_positive_finite("path_decay", path_decay)
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
         if spec.hidden_bias_layers:
             layers = ", ".join(str(layer) for layer in spec.hidden_bias_layers)

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torch_strongdual._checks import check_in, check_positive
+from torch_strongdual._checks import check_in
 from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.functional.branch_features import branch_features, branch_outputs
 from torch_strongdual.nn.branch_spec import BranchSpec
 from torch_strongdual.problems.planted_problem import PlantedProblem
 
-__all__ = ["check_count", "check_path_decay", "plant", "random_normal"]
+__all__ = ["check_count", "plant", "random_normal"]
 
 
 def check_count(name: str, value: int, least: int, most: int | None = None) -> None:
@@ -30,13 +30,6 @@ def check_count(name: str, value: int, least: int, most: int | None = None) -> N
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         limit = "" if most is None else f" and at most {most}"
         raise InvalidInputError(f"`{name}` is {value!r}; expected a whole number, at least {least}{limit}.")
-
-
-def check_path_decay(path_decay: float) -> None:
-    """Raise :class:`InvalidInputError` unless ``path_decay`` is positive and finite."""
-    check_positive("path_decay", path_decay)
-    if path_decay == float("inf"):
-        raise InvalidInputError("`path_decay` is inf; expected a finite number > 0.")
 
 
 def random_normal(*shape: int, generator: torch.Generator | None) -> Tensor:

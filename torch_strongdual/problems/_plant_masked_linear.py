@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.nn.branch_spec import BranchSpec
-from torch_strongdual.problems._plant import check_count, check_path_decay, plant, random_normal
+from torch_strongdual.problems._plant import check_count, plant, random_normal
 from torch_strongdual.problems.planted_problem import PlantedProblem
 
 __all__ = ["plant_masked_linear"]
@@ -33,7 +34,7 @@ def plant_masked_linear(
     generator: torch.Generator | None,
 ) -> PlantedProblem:
     """Plant ``rank`` branches for each of the gates of ``spec`` (for all samples, if it has none)."""
-    check_path_decay(path_decay)
+    check_positive_finite("path_decay", path_decay)
     check_count("rank", rank, 1, min(spec.widths[0], spec.out_features))
     masks = spec.gate_masks(inputs)
     rows = inputs[None] if masks is None else inputs[None] * masks[:, :, None]  # shape: (num_gates, n, d)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
-from torch_strongdual.problems._plant import check_count, check_path_decay, plant, random_normal
+from torch_strongdual.problems._plant import check_count, plant, random_normal
 from torch_strongdual.problems.planted_problem import PlantedProblem
 
 __all__ = ["planted_orthonormal_relu"]
@@ -44,7 +45,7 @@ def planted_orthonormal_relu(
     """
     check_count("num_samples", num_samples, 2)
     check_count("in_features", in_features, num_samples)
-    check_path_decay(path_decay)
+    check_positive_finite("path_decay", path_decay)
     inputs = torch.linalg.qr(random_normal(in_features, num_samples, generator=generator)).Q.T.contiguous()
     size = random_normal(num_samples, generator=generator).abs() + 0.1
     is_positive = torch.randperm(num_samples, generator=generator) < (num_samples + 1) // 2

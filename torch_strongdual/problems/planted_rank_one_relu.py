@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
-from torch_strongdual.problems._plant import check_count, check_path_decay, plant, random_normal
+from torch_strongdual.problems._plant import check_count, plant, random_normal
 from torch_strongdual.problems.planted_problem import PlantedProblem
 
 __all__ = ["planted_rank_one_relu"]
@@ -53,7 +54,7 @@ def planted_rank_one_relu(
     check_count("in_features", in_features, 1)
     check_count("out_features", out_features, 1)
     check_count("num_layers", num_layers, 2)
-    check_path_decay(path_decay)
+    check_positive_finite("path_decay", path_decay)
     axis = random_normal(in_features, generator=generator)
     axis = axis / axis.norm()
     on_first_ray = torch.randperm(num_samples, generator=generator) < (num_samples + 1) // 2

@@ -57,7 +57,7 @@ class JointDual:
         slope = _slope(problem)
         loss, spec = problem.loss, problem.spec
         if slope is None or not isinstance(loss, HuberFamilyLoss):
-            raise ValueError("JointDual does not support this problem")
+            raise ValueError(f"JointDual does not support {spec} with {type(loss).__name__}: see JointDual.supports.")
         self._problem, self._loss = problem, loss
         inputs = spec.branch_inputs(problem.inputs).numpy()
         input_unit = power_of_two_scale(inputs)

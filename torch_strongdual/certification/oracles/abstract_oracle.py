@@ -13,7 +13,7 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["AbstractDualNormOracle", "BoundRequest", "refusal_of_patches"]
+__all__ = ["AbstractDualNormOracle", "BoundRequest", "common_refusal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,12 +60,14 @@ class BoundRequest:
         )
 
 
-def refusal_of_patches(oracle: object, spec: BranchSpec) -> str | None:
-    """Why ``oracle``, which is for dense branches, does not take this one; ``None`` unless it is convolutional."""
-    if spec.patch_map is None:
-        return None
-    name = type(oracle).__name__
-    return f"{name} is for dense branches; PatchOracle({name}()) hands it the patches of {spec}"
+def common_refusal(oracle: object, spec: BranchSpec) -> str | None:
+    """Why no oracle for dense, homogeneous branches takes this one; ``None`` if it is of that kind."""
+    if spec.patch_map is not None:
+        name = type(oracle).__name__
+        return f"{name} is for dense branches; PatchOracle({name}()) hands it the patches of {spec}"
+    if spec.hidden_bias_layers:
+        return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
+    return None
 
 
 class AbstractDualNormOracle(ABC):

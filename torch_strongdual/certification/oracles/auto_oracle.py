@@ -14,10 +14,10 @@ from torch_strongdual.certification.oracles.depth_recursion import DepthRecursio
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle
 from torch_strongdual.certification.oracles.linear_oracle import LinearOracle
 from torch_strongdual.certification.oracles.patch_oracle import PatchOracle
-from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["AutoOracle", "AutoState"]
+__all__ = ["AutoOracle", "AutoState", "oracle_or_default"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,3 +76,16 @@ class AutoOracle(AbstractDualNormOracle):
     def bound(self, state: AutoState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         """Delegate to the oracle chosen by :meth:`init`."""
         return state.oracle.bound(state.state, dual_point, request)
+
+
+def oracle_or_default(oracle: object) -> AbstractDualNormOracle:
+    """The oracle that a caller passed, or an :class:`AutoOracle` for ``None``.
+
+    Raises:
+        InvalidInputError: If it is something else, such as the name or the class of an oracle.
+    """
+    if oracle is None:
+        return AutoOracle()
+    if not isinstance(oracle, AbstractDualNormOracle):
+        raise InvalidInputError(f"`oracle` is {oracle!r}; expected an oracle object such as AutoOracle(), or None.")
+    return oracle

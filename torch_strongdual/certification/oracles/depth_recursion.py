@@ -31,7 +31,7 @@ from torch_strongdual.certification.oracles._depth.slope_search import SlopeSear
 from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
 from torch_strongdual.certification.oracles._verified_psd import gamma
-from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, refusal_of_patches
+from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
 from torch_strongdual.certification.oracles.row_space import (
     UNIT_ROUNDOFF,
     RowSpace,
@@ -135,10 +135,8 @@ class DepthRecursion(AbstractDualNormOracle):
 
     def supports(self, spec: BranchSpec) -> str | None:
         """Two or more ReLU or leaky ReLU activations with slopes in [0, 1], without hidden biases or gates."""
-        if (reason := refusal_of_patches(self, spec)) is not None:
+        if (reason := common_refusal(self, spec)) is not None:
             return reason
-        if spec.hidden_bias_layers:
-            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
         if spec.is_gated:
             return "gated branches need GatedOracle"
         slopes = [a.negative_slope for a in spec.activations]

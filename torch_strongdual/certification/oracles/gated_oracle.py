@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles.abstract_oracle import refusal_of_patches
+from torch_strongdual.certification.oracles.abstract_oracle import common_refusal
 from torch_strongdual.certification.oracles.spectral import AbstractSpectralOracle
 from torch_strongdual.nn.branch_spec import BranchSpec
 
@@ -43,10 +43,8 @@ class GatedOracle(AbstractSpectralOracle):
 
     def supports(self, spec: BranchSpec) -> str | None:
         """Every activation is a fixed gate or the identity, and hidden layers past the first one have no bias."""
-        if (reason := refusal_of_patches(self, spec)) is not None:
+        if (reason := common_refusal(self, spec)) is not None:
             return reason
-        if spec.hidden_bias_layers:
-            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
         if any(a.negative_slope != 1.0 for a in spec.activations):
             return (
                 f"GatedOracle is for branches that are linear between fixed gates; slopes of this one: {spec.negative_slopes}"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles.abstract_oracle import refusal_of_patches
+from torch_strongdual.certification.oracles.abstract_oracle import common_refusal
 from torch_strongdual.certification.oracles.spectral import AbstractSpectralOracle
 from torch_strongdual.nn.branch_spec import BranchSpec
 
@@ -42,10 +42,8 @@ class LinearOracle(AbstractSpectralOracle):
 
     def supports(self, spec: BranchSpec) -> str | None:
         """All activations are the identity, and hidden layers past the first one have no bias."""
-        if (reason := refusal_of_patches(self, spec)) is not None:
+        if (reason := common_refusal(self, spec)) is not None:
             return reason
-        if spec.hidden_bias_layers:
-            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
         if not spec.is_linear:
             return f"LinearOracle is for branches without activations; this one is {spec}"
         return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness, distinct_witnesses
-from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, refusal_of_patches
+from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
 from torch_strongdual.certification.oracles.branch_ascent import ascend_branches, branch_images, unit_layers
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
@@ -82,11 +82,7 @@ class LocalSearch(AbstractDualNormOracle):
 
     def supports(self, spec: BranchSpec) -> str | None:
         """Everything but hidden biases past the first layer."""
-        if (reason := refusal_of_patches(self, spec)) is not None:
-            return reason
-        if spec.hidden_bias_layers:
-            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
-        return None
+        return common_refusal(self, spec)
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> LocalSearchState:
         """Scale the inputs, evaluate the gates."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
-from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, refusal_of_patches
+from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.rank_one_branch import rank_one_branch
 from torch_strongdual.certification.oracles.row_space import (
@@ -82,10 +82,8 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
 
     def supports(self, spec: BranchSpec) -> str | None:
         """One ReLU or leaky ReLU among any number of linear layers, without hidden biases."""
-        if (reason := refusal_of_patches(self, spec)) is not None:
+        if (reason := common_refusal(self, spec)) is not None:
             return reason
-        if spec.hidden_bias_layers:
-            return f"layers {spec.hidden_bias_layers} have a hidden bias, which breaks homogeneity; use bias=False there"
         if spec.is_gated:
             return "gated branches need GatedOracle"
         bends = sum(not a.is_identity for a in spec.activations)

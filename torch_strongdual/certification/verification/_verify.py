@@ -108,34 +108,38 @@ def verify_certificate(
     matrix = spec.branch_inputs(inputs.detach().cpu()).numpy()
     if not (np.isfinite(duals).all() and np.isfinite(matrix).all() and bool(torch.isfinite(targets).all())):
         return VerificationReport(verdict=_REFUTED, reason="There are non-finite numbers in the data or in the dual point.")
-    exact = exact_dual(loss, targets, duals)
-    if exact.flaw:
-        return VerificationReport(verdict=_REFUTED, reason=f"Outside the domain: {exact.flaw}.")
-    is_balanced = not spec.output_bias or _columns_sum_to_zero(duals)
-    if not is_balanced:
-        reason = "A column of the dual point does not sum to zero, as the output bias demands."
-        return VerificationReport(verdict=_REFUTED, domain_checked=True, reason=reason)
-    bound = Fraction(certificate.dual_bound)
-    if exact.lower < bound:
-        verdict = _REFUTED if exact.upper < bound else _UNVERIFIED
-        reason = f"The dual objective is {_rounded_down(exact)!r}, below the bound {certificate.dual_bound!r}."
-        return VerificationReport(
-            verdict=verdict, domain_checked=True, balanced_checked=True, dual_objective=_rounded_down(exact), reason=reason
-        )
+    report = _of_dual_objective(exact_dual(loss, targets, duals), spec, duals, certificate.dual_bound)
+    if not report.dual_objective_checked:
+        return report
     found = _feasibility(spec, matrix, inputs, duals, path_decay, penalty, deadline)
     verdicts = {True: VerificationVerdict.VERIFIED, False: _REFUTED, None: _UNVERIFIED}
-    return VerificationReport(
+    return dataclasses.replace(
+        report,
         verdict=verdicts[found.holds],
-        domain_checked=True,
-        balanced_checked=True,
-        dual_objective_checked=True,
         feasibility_checked=found.holds is True,
-        dual_objective=_rounded_down(exact),
         dual_norm_upper=_penalty_norm(found.upper, spec, penalty),
         dual_norm_limit=path_decay,
         method=found.method,
         reason=found.reason,
     )
+
+
+def _of_dual_objective(exact: ExactDual, spec: BranchSpec, duals: FloatArray, dual_bound: float) -> VerificationReport:
+    """What domain, balance and dual objective say, in this order, up to the first that is not proven."""
+    if exact.flaw:
+        return VerificationReport(verdict=_REFUTED, reason=f"Outside the domain: {exact.flaw}.")
+    if spec.output_bias and not _columns_sum_to_zero(duals):
+        reason = "A column of the dual point does not sum to zero, as the output bias demands."
+        return VerificationReport(verdict=_REFUTED, domain_checked=True, reason=reason)
+    report = VerificationReport(
+        verdict=_UNVERIFIED, domain_checked=True, balanced_checked=True, dual_objective=_rounded_down(exact)
+    )
+    bound = Fraction(dual_bound)
+    if exact.lower >= bound:
+        return dataclasses.replace(report, dual_objective_checked=True)
+    verdict = _REFUTED if exact.upper < bound else _UNVERIFIED
+    reason = f"The dual objective is {_rounded_down(exact)!r}, below the bound {dual_bound!r}."
+    return dataclasses.replace(report, verdict=verdict, reason=reason)
 
 
 def _check_targets(loss: nn.Module, inputs: Tensor, targets: Tensor, num_outputs: int) -> None:
