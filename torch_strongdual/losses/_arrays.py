@@ -8,13 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual._checks import check_finite, check_floating, check_shape
+from torch_strongdual._checks import check_finite, check_floating, check_ndim, check_shape
 from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.losses._rounding import Array
 
-__all__ = ["as_array", "as_float64", "as_tensor", "check_max_scale", "finite_array"]
+__all__ = ["as_array", "as_float64", "as_tensor", "check_max_scale", "checked_targets", "finite_array"]
 
 _MEANING = "(num_samples, out_features), the shape of the targets"
+
+
+def checked_targets(targets: Tensor) -> Tensor:
+    """A float64 copy of ``targets``, after a check that they are a finite matrix of at least one number.
+
+    Raises:
+        InvalidInputError: If they are empty, not floating or not finite.
+        ShapeError: If they are no matrix.
+    """
+    check_floating("targets", targets)
+    check_ndim("targets", targets, 2, "(num_samples, out_features)")
+    if targets.numel() == 0:
+        raise InvalidInputError(f"`targets` is empty (shape {tuple(targets.shape)}); expected at least one sample and output.")
+    check_finite("targets", targets)
+    return targets.detach().to(torch.float64, copy=True)
 
 
 def as_float64(name: str, tensor: Tensor, targets: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_strongdual._checks import check_finite, check_floating, check_ndim, check_positive
+from torch_strongdual._checks import check_positive
 from torch_strongdual.errors import InvalidInputError
-from torch_strongdual.losses._arrays import as_array, as_float64, as_tensor, check_max_scale, finite_array
+from torch_strongdual.losses._arrays import as_array, as_float64, as_tensor, check_max_scale, checked_targets, finite_array
 from torch_strongdual.losses._bias import decreasing_root
 from torch_strongdual.losses._feasible import to_feasible_point
 from torch_strongdual.losses._lattice import exactly_feasible
@@ -69,13 +69,7 @@ class HuberFamilyLoss(AbstractDualLoss):
     """
 
     def __init__(self, targets: Tensor, *, normalizer: float, width: float, slope_bound: float) -> None:
-        check_floating("targets", targets)
-        check_ndim("targets", targets, 2, "(num_samples, out_features)")
-        if targets.numel() == 0:
-            raise InvalidInputError(
-                f"`targets` is empty (shape {tuple(targets.shape)}); expected at least one sample and output."
-            )
-        check_finite("targets", targets)
+        self._targets = checked_targets(targets)
         check_positive("normalizer", normalizer)
         check_positive("slope_bound", slope_bound)
         if not 0 <= width < math.inf or (width == 0 and slope_bound == math.inf):
@@ -83,7 +77,6 @@ class HuberFamilyLoss(AbstractDualLoss):
                 f"`width` is {width!r} with `slope_bound` {slope_bound!r}; expected a finite width >= 0, and > 0 for a loss "
                 "without slope bound."
             )
-        self._targets = targets.detach().to(torch.float64, copy=True)
         self._normalizer, self._width, self._slope_bound = float(normalizer), float(width), float(slope_bound)
 
     @property

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torch_strongdual._checks import check_finite, check_floating, check_ndim, check_positive
+from torch_strongdual._checks import check_finite, check_positive
 from torch_strongdual.errors import InvalidInputError
-from torch_strongdual.losses._arrays import as_array, as_float64, as_tensor, check_max_scale, finite_array
+from torch_strongdual.losses._arrays import as_array, as_float64, as_tensor, check_max_scale, checked_targets, finite_array
 from torch_strongdual.losses._bias import ABSENT_MARGIN, decreasing_root
 from torch_strongdual.losses._entropy import best_entropy_scale, entropy_lower, entropy_objective
 from torch_strongdual.losses._feasible import to_feasible_point
@@ -57,13 +57,7 @@ class LogisticLoss(AbstractDualLoss):
     """
 
     def __init__(self, targets: Tensor, *, normalizer: float, positive_weight: Tensor | None = None) -> None:
-        check_floating("targets", targets)
-        check_ndim("targets", targets, 2, "(num_samples, out_features)")
-        if targets.numel() == 0:
-            raise InvalidInputError(
-                f"`targets` is empty (shape {tuple(targets.shape)}); expected at least one sample and output."
-            )
-        check_finite("targets", targets)
+        self._targets = checked_targets(targets)
         outside = targets[(targets < 0) | (targets > 1)]
         if outside.numel():
             raise InvalidInputError(
@@ -71,7 +65,6 @@ class LogisticLoss(AbstractDualLoss):
                 f"{outside[0].item():g}; expected probabilities of the positive class. Map labels -1/+1 to 0/1."
             )
         check_positive("normalizer", normalizer)
-        self._targets = targets.detach().to(torch.float64, copy=True)
         self._normalizer = float(normalizer)
         self._weight = None if positive_weight is None else _checked_weight(positive_weight, targets)
         self._positive = self._targets if self._weight is None else self._targets * self._weight
