@@ -60,7 +60,7 @@ class BatchedBoxBranchAndBound(AbstractTwoLayerOracle):
         True
 
     References:
-        The bounds are derived in docs/rounding.md and docs/mathematics.md.
+        The bounds are derived in docs/rounding.md and docs/dual_norms.md.
     """
 
     def __init__(

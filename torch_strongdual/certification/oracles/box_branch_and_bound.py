@@ -56,7 +56,7 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         True
 
     References:
-        The bounds are derived in docs/rounding.md and docs/mathematics.md.
+        The bounds are derived in docs/rounding.md and docs/dual_norms.md.
     """
 
     def __init__(
