@@ -8,16 +8,18 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from torch_strongdual.certification._certified_problem import certified_problem
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate
 from torch_strongdual.certification.path_decay_sensitivity import PathDecaySensitivity
-from torch_strongdual.certification.training_problem import TrainingProblem
+from torch_strongdual.certification.training_problem import PrimalValue, TrainingProblem
+from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.nn import ParallelWeights
 
 __all__ = ["path_decay_sensitivity"]
 
 _STEPS = [2.0**-k for k in range(1, 27)]  # down by these fractions of the strength, and up
 _UNIT = 2.0**-53
+_RTOL = 1e-9  # of the objective: processors may add up in another order
 
 
 @with_own_defaults
@@ -74,7 +76,7 @@ def path_decay_sensitivity(
     References:
         Danskin, "The Theory of Max-Min", Springer 1967 (envelope theorem).
     """
-    problem, primal = certified_problem(certificate, net, inputs, targets, loss=loss)
+    problem, primal = _certified_problem(certificate, net, inputs, targets, loss=loss)
     attained, strength = primal.value, problem.path_decay
     lower, upper = 0.0, math.inf  # penalties are never negative
     proofs = [(certificate, strength * factor) for step in _STEPS for factor in (1.0 + step, 1.0 - step)]
@@ -87,6 +89,27 @@ def path_decay_sensitivity(
     return PathDecaySensitivity(
         path_decay=strength, optimum=certificate.primal_value, penalty=primal.penalty, lower=lower, upper=upper
     )
+
+
+def _certified_problem(
+    certificate: Certificate, net: nn.Module, inputs: Tensor, targets: Tensor, *, loss: nn.Module
+) -> tuple[TrainingProblem, PrimalValue]:
+    """The training problem that a certificate speaks of, from the data it was issued for, and what ``net`` attains in it.
+
+    Raises:
+        InvalidInputError: If the objective of ``net`` on these data is not that of the certificate, or not finite.
+        UnsupportedModelError: As :func:`certify`; so are the other errors.
+    """
+    problem = TrainingProblem.from_model(
+        net, inputs, targets, loss=loss, path_decay=certificate.path_decay, penalty=certificate.penalty
+    )
+    primal = problem.primal(ParallelWeights.from_module(net))
+    if not math.isclose(primal.value, certificate.primal_value, rel_tol=_RTOL):
+        raise InvalidInputError(
+            f"The objective of `net` is {primal.value!r} on these data, but `certificate` says {certificate.primal_value!r}; "
+            "expected the certificate of this network, data and loss, with finite numbers."
+        )
+    return problem, primal
 
 
 def _proven(problem: TrainingProblem, certificate: Certificate, path_decay: float) -> float:
