@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.certification.oracles._one_sided_problem import one_sided_problem
+from tests.certification.oracles._random_problems import one_sided_problem
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoxBranchAndBound, PolynomialSandwich
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels

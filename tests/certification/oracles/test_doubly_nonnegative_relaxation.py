@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.certification.oracles._random_problems import random_problem
 from tests.contracts.oracle_cases import (
     OracleCase,
     bent_spec,
@@ -39,16 +40,6 @@ from torch_strongdual.nn.branch_spec import BranchSpec
 FloatArray = NDArray[np.float64]
 
 CPU = torch.device("cpu")
-
-
-def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1, linear: float = 0.0) -> SphereProblem:
-    generator = np.random.default_rng(seed)
-    return SphereProblem(
-        rows=generator.standard_normal((num_rows, rank)),
-        duals=generator.standard_normal((num_rows, num_outputs)),
-        linear=linear * generator.standard_normal((rank, num_outputs)),
-        one_sided=num_outputs == 1,
-    )
 
 
 lifts_and_sizes = given(

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.certification.oracles._random_problems import random_problem
 from tests.certification.oracles.test_doubly_nonnegative_relaxation import (
     CPU,
     lifts_and_sizes,
     points_of,
     random_lift,
-    random_problem,
     values_of,
 )
 from tests.references.doubly_nonnegative_sdp import doubly_nonnegative_value

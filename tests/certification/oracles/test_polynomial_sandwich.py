@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.certification.oracles._random_problems import on_sphere
 from tests.contracts.oracle_cases import (
     OracleCase,
     bent_spec,
@@ -55,12 +56,6 @@ def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1,
 def maximise(problem: SphereProblem, *, rtol: float = 1e-4, seconds: float = 20.0, target: float | None = None) -> SphereBound:
     request = BoundRequest(rtol=rtol, target=target, deadline=Deadline(seconds))
     return PolynomialSandwich().maximise(problem, request, np.zeros((0, problem.rank)))
-
-
-def on_sphere(seed: int, number: int, rank: int) -> FloatArray:
-    points = np.random.default_rng(seed).standard_normal((number, rank))
-    scaled: FloatArray = points / np.linalg.norm(points, axis=1, keepdims=True)
-    return scaled
 
 
 class TestPolynomialSandwich(OracleContract):

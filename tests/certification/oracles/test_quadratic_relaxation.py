@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.certification.oracles._random_problems import on_sphere, random_problem
 from tests.contracts.oracle_cases import (
     OracleCase,
     bent_spec,
@@ -39,25 +40,9 @@ from torch_strongdual.nn.branch_spec import BranchSpec
 FloatArray = NDArray[np.float64]
 
 
-def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1, linear: float = 0.0) -> SphereProblem:
-    generator = np.random.default_rng(seed)
-    return SphereProblem(
-        rows=generator.standard_normal((num_rows, rank)),
-        duals=generator.standard_normal((num_rows, num_outputs)),
-        linear=linear * generator.standard_normal((rank, num_outputs)),
-        one_sided=num_outputs == 1,
-    )
-
-
 def maximise(problem: SphereProblem, *, rtol: float = 1e-4, seconds: float = 60.0) -> SphereBound:
     request = BoundRequest(rtol=rtol, deadline=Deadline(seconds))
     return QuadraticRelaxation(accuracy=1e-4).maximise(problem, request, np.zeros((0, problem.rank)))
-
-
-def on_sphere(seed: int, number: int, rank: int) -> FloatArray:
-    points = np.random.default_rng(seed).standard_normal((number, rank))
-    scaled: FloatArray = points / np.linalg.norm(points, axis=1, keepdims=True)
-    return scaled
 
 
 class TestQuadraticRelaxation(OracleContract):

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.certification.oracles.test_doubly_nonnegative_relaxation import random_problem
+from tests.certification.oracles._random_problems import random_problem
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation

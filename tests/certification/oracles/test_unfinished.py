@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.certification.oracles._one_sided_problem import one_sided_problem
+from tests.certification.oracles._random_problems import one_sided_problem
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._boxes.compilation import compile_kernels
 from torch_strongdual.certification.oracles._boxes.forest import Forest, Progress

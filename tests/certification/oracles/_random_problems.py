@@ -1,0 +1,33 @@
+"""Random problems and points for tests of oracles with one activation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
+
+__all__ = ["on_sphere", "one_sided_problem", "random_problem"]
+
+
+def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1, linear: float = 0.0) -> SphereProblem:
+    """Rows and duals are standard normal, the linear part is ``linear`` times that; one-sided if there is one output."""
+    generator = np.random.default_rng(seed)
+    return SphereProblem(
+        rows=generator.standard_normal((num_rows, rank)),
+        duals=generator.standard_normal((num_rows, num_outputs)),
+        linear=linear * generator.standard_normal((rank, num_outputs)),
+        one_sided=num_outputs == 1,
+    )
+
+
+def one_sided_problem(seed: int, *, rank: int, num_rows: int) -> SphereProblem:
+    """One output, no linear part."""
+    return random_problem(seed, num_rows, rank)
+
+
+def on_sphere(seed: int, number: int, rank: int) -> NDArray[np.float64]:
+    """Random unit vectors, shape (number, rank)."""
+    points = np.random.default_rng(seed).standard_normal((number, rank))
+    scaled: NDArray[np.float64] = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return scaled
