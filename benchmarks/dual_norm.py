@@ -41,7 +41,7 @@ from torch_strongdual.certification.oracles import (
     SphereBound,
     SphereProblem,
 )
-from torch_strongdual.certification.oracles.two_layer import TwoLayerState
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import TwoLayerState
 from torch_strongdual.nn import BranchActivation, BranchSpec
 
 _Row = TypeVar("_Row")

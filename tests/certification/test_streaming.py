@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual.certification import Deadline, TrainingProblem
-from torch_strongdual.certification.oracles import AbstractDualNormOracle, BoundRequest, GatedOracle, LinearOracle, spectral
+from torch_strongdual.certification.oracles import AbstractDualNormOracle, BoundRequest, GatedOracle, LinearOracle
+from torch_strongdual.certification.oracles import abstract_spectral_oracle as spectral
 from torch_strongdual.functional import _row_blocks
 from torch_strongdual.nn import BranchSpec, GatedReLU, ParallelNet, ParallelWeights
 

@@ -16,10 +16,10 @@ from torch_strongdual.certification.oracles._boxes.compilation import compile_ke
 from torch_strongdual.certification.oracles._choice.expected_looseness import expected_looseness
 from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, two_sided_bound
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 NO_POINTS = np.zeros((0, 8))
 

@@ -20,11 +20,11 @@ from torch_strongdual.certification.oracles._depth.sample_groups import SampleGr
 from torch_strongdual.certification.oracles._depth.slope_search import find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursion
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
 from torch_strongdual.certification.oracles.row_space import RowSpace
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
 
 FloatArray = NDArray[np.float64]

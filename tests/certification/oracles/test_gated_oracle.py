@@ -9,7 +9,7 @@ import torch
 from tests.contracts.oracle_cases import OracleCase, bent_spec, gated_cases, gated_spec, linear_cases
 from tests.contracts.oracle_contract import OracleContract
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles import spectral
+from torch_strongdual.certification.oracles import abstract_spectral_oracle as spectral
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec

@@ -2,6 +2,7 @@
 
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle as AbstractDualNormOracle
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest as BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle as AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle as AngularSweepOracle
 from torch_strongdual.certification.oracles.auto_oracle import AutoOracle as AutoOracle
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle as AutoTwoLayerOracle
@@ -24,4 +25,3 @@ from torch_strongdual.certification.oracles.quadratic_relaxation import Quadrati
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle as RankOneOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound as SphereBound
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem as SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle as AbstractTwoLayerOracle

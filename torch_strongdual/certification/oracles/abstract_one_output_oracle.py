@@ -12,9 +12,9 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, two_sided_bound
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 __all__ = ["AbstractOneOutputOracle"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem, distinct_points
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 
 __all__ = ["AngularSweepOracle"]
 

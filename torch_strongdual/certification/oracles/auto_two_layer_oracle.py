@@ -19,6 +19,7 @@ from torch_strongdual.certification.oracles._choice.expected_looseness import (
 from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
@@ -27,7 +28,6 @@ from torch_strongdual.certification.oracles.polynomial_sandwich import Polynomia
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
 from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["EASY_RANK", "HARD_RANK", "AutoTwoLayerOracle"]

@@ -14,8 +14,8 @@ from torch_strongdual._checks import check_positive
 from torch_strongdual.certification.oracles._boxes.batched_forest import BatchBudget, BatchedForest
 from torch_strongdual.certification.oracles._boxes.search import BoxSearch
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 from torch_strongdual.errors import InvalidInputError
 
 __all__ = ["BatchedBoxBranchAndBound"]

@@ -15,8 +15,8 @@ from torch_strongdual.certification.oracles._boxes.forest import BoxForest
 from torch_strongdual.certification.oracles._boxes.search import BoxSearch
 from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, TwoLayerState
 from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["BoxBranchAndBound"]

@@ -32,6 +32,7 @@ from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, Slope
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.row_space import (
     UNIT_ROUNDOFF,
     RowSpace,
@@ -39,7 +40,6 @@ from torch_strongdual.certification.oracles.row_space import (
     in_units,
     power_of_two_scale,
 )
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
 

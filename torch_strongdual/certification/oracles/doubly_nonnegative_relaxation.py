@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import SignTree
-from torch_strongdual.certification.oracles._one_output import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles._recent import Recent
+from torch_strongdual.certification.oracles.abstract_one_output_oracle import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.oracles.abstract_oracle import common_refusal
-from torch_strongdual.certification.oracles.spectral import AbstractSpectralOracle
+from torch_strongdual.certification.oracles.abstract_spectral_oracle import AbstractSpectralOracle
 from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["LinearOracle"]

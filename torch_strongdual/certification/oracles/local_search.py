@@ -14,12 +14,12 @@ from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness, distinct_witnesses
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.branch_ascent import ascend_branches, branch_images, unit_layers
 from torch_strongdual.certification.oracles.gated_oracle import GatedOracle
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import power_of_two_scale
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchActivation, BranchSpec
 

@@ -7,9 +7,9 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._one_output import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles._sandwich.problem import UnitRows
 from torch_strongdual.certification.oracles._sandwich.search import find_quartic_majorant
+from torch_strongdual.certification.oracles.abstract_one_output_oracle import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem

@@ -13,10 +13,10 @@ from torch_strongdual.certification.oracles._quadratic.bilinear_majorant import 
 from torch_strongdual.certification.oracles._quadratic.majorant_search import find_majorant
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, two_sided_bound
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.row_space import power_of_two_scale
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle, two_sided_bound
 
 __all__ = ["QuadraticRelaxation"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.row_space import UNIT_ROUNDOFF
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 
 __all__ = ["RankOneOracle"]
 

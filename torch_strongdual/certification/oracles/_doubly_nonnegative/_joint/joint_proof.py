@@ -15,8 +15,8 @@ from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.leaf_polish import LeafPolish, PolishedLeaf
 from torch_strongdual.certification.oracles._doubly_nonnegative.scaled_lift import ScaledLift
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
-from torch_strongdual.certification.oracles.two_layer import AbstractTwoLayerOracle
 
 __all__ = ["JointProof"]
 
