@@ -105,7 +105,8 @@ class ProgramData:
                 output_bias=problem.spec.output_bias,
             ),
             atoms=atoms / lengths,
-            weights=problem.dual_norm_limit / (lengths * scaled.dual_unit),
+            # A number over a tensor is its reciprocal times the number in torch: one rounding more.
+            weights=torch.full_like(lengths, problem.dual_norm_limit) / (lengths * scaled.dual_unit),
             targets=scaled.targets,
             last=scaled.last,
             lengths=lengths,
