@@ -197,6 +197,24 @@ class TestCheckpoints:
         group = optimizer.param_groups[0]
         assert (group["lr"], group["path_decay"], group["penalty"], group["layer_index"]) == (0.5, 0.1, "product", (0, 1, 2))
 
+    @pytest.mark.parametrize("stock", [torch.optim.SGD, torch.optim.AdamW])
+    def test_stock_checkpoint_says_what_it_does_not_have(self, make: MakeOptimizer, stock: Any) -> None:
+        """Options of the other optimizer stay as they were here; its state is used where it can be, or refused by name."""
+        layers = random_layers()
+        other = stock(layers, lr=0.5, **({"momentum": 0.9} if stock is torch.optim.SGD else {}))
+        train(other, partial(relu_loss, layers), 2)
+        optimizer = make([branch_group(layers)], lr=0.02, path_decay=0.1, **momentum(make))
+        before = dict(optimizer.param_groups[0])
+        optimizer.load_state_dict(other.state_dict())
+        assert {name: optimizer.param_groups[0][name] for name in before} == before | {"lr": 0.5}
+        if make is PathSGD:
+            train(optimizer, partial(relu_loss, layers), 2)
+            return
+        with pytest.raises(ShapeError, match=r"expected `exp_avg_sq` and `step` with one number a branch, shape \(4,\)"):
+            train(optimizer, partial(relu_loss, layers), 1)
+        optimizer.state.clear()
+        train(optimizer, partial(relu_loss, layers), 2)
+
 
 class TestGuests:
     """Parts of torch that work on optimizers."""
@@ -277,6 +295,22 @@ class TestRefusals:
             make([branch_group(random_layers())], **options)
         with pytest.raises(InvalidInputError, match=message):
             make([branch_group(random_layers(), **options)])
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ({"weight_decay": 0.01}, "`weight_decay` is 0.01 in a parameter group of Path.*`path_decay` takes its place"),
+            ({"amsgrad": True}, "`amsgrad` is True"),
+            ({"fused": True}, "`fused` is True"),
+        ],
+    )
+    def test_options_of_stock_optimizers_are_not_ignored(
+        self, make: MakeOptimizer, option: dict[str, Any], message: str
+    ) -> None:
+        for group in (branch_group(random_layers()), {"params": [random_bias()]}):
+            with pytest.raises(InvalidInputError, match=message):
+                make([{**group, **option}])
+            make([{**group, **{name: type(value)(0) for name, value in option.items()}}])
 
     def test_decay_of_unknown_structure(self, make: MakeOptimizer) -> None:
         with pytest.raises(InvalidInputError, match=r"unknown branch structure.*net\.path_param_groups\(path_decay=\.\.\.\)"):

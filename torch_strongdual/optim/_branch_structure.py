@@ -36,7 +36,8 @@ class BranchStructure:
         """
         if len(layer_index) != len(params):
             raise InvalidInputError(
-                f"`layer_index` has {len(layer_index)} entries for {len(params)} parameters; expected one each. {ADVICE}"
+                f"`layer_index` has {len(layer_index)} entries for {len(params)} parameters; expected one each, of all layers "
+                f"(wrappers that split groups, as ZeroRedundancyOptimizer does, cannot step branches). {ADVICE}"
             )
         num_layers = max(layer_index, default=-1) + 1
         if num_layers < 2 or set(layer_index) != set(range(num_layers)):

@@ -18,6 +18,15 @@ from torch_strongdual.optim._branch_structure import ADVICE, BranchStructure
 __all__ = ["AbstractPathOptimizer"]
 
 
+_ELSEWHERE = "give parameters outside of branches that need it to an optimizer of torch."
+# Options of torch's optimizers that would otherwise be ignored in a group without a word.
+_NOT_HERE = {
+    "weight_decay": f"Expected none: `path_decay` takes its place for branches; {_ELSEWHERE}",
+    "amsgrad": f"Expected False: not supported; {_ELSEWHERE}",
+    "fused": f"Expected False: not supported; {_ELSEWHERE}",
+}
+
+
 class AbstractPathOptimizer(Optimizer):
     """Optimizer whose parameter groups may describe stacked branches.
 
@@ -95,8 +104,11 @@ class AbstractPathOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             # what an older checkpoint, or one of a stock optimizer, does not say stays as it is in this optimizer
             present = known[index] if index < len(known) else {}
-            for name, value in {"layer_index": None, "path_decay": 0.0, "penalty": "product", **self._option_defaults}.items():
+            neutral = {"layer_index": None, "path_decay": 0.0, "penalty": "product", **self._option_defaults}
+            for name, value in (self.defaults | neutral).items():
                 group.setdefault(name, present.get(name, value))
+            for name in _NOT_HERE:
+                group.pop(name, None)
             self._check_group(group)
 
     @abc.abstractmethod
@@ -113,6 +125,9 @@ class AbstractPathOptimizer(Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._check_options(group)
+        for name, advice in _NOT_HERE.items():
+            if group.get(name):
+                raise InvalidInputError(f"`{name}` is {group[name]!r} in a parameter group of {type(self).__name__}. {advice}")
         group.setdefault("layer_index", None)
         complex_shapes = [tuple(param.shape) for param in group["params"] if torch.is_complex(param)]
         if complex_shapes:

@@ -13,7 +13,7 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from torch_strongdual._checks import check_non_negative
-from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.functional._branch_weights import per_branch
 from torch_strongdual.optim._branch_structure import BranchStructure, accumulation_dtype, branch_norms
 from torch_strongdual.optim._implicit_step import ImplicitStep
@@ -194,12 +194,24 @@ class PathAdamW(AbstractPathOptimizer):
         dtype = accumulation_dtype(param)
         if not state:
             state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros(param.shape[0], dtype=dtype, device=param.device)
-            state["step"] = torch.zeros(param.shape[0], dtype=torch.float32, device=param.device)
+            one_a_branch = param.detach().flatten(1)[:, 0]  # sharded as the parameter is, if it is
+            state["exp_avg_sq"] = torch.zeros_like(one_a_branch, dtype=dtype, memory_format=torch.contiguous_format)
+            state["step"] = torch.zeros_like(one_a_branch, dtype=torch.float32, memory_format=torch.contiguous_format)
+        second = state.get("exp_avg_sq")
+        if second is None or second.shape != param.shape[:1]:
+            raise ShapeError(
+                f"the state of a parameter of shape {tuple(param.shape)} has {_shapes(state)}; expected `exp_avg_sq` and "
+                f"`step` with one number a branch, shape {tuple(param.shape[:1])}. That of a torch optimizer cannot be used: "
+                "drop it, by `optimizer.state.clear()`."
+            )
         # load_state_dict casts everything to the dtype of the parameter, and leaves `step` where the file had it
         state["exp_avg_sq"] = state["exp_avg_sq"].to(dtype)
         state["step"] = state["step"].to(param.device)
         return state
+
+
+def _shapes(state: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"`{name}` of shape {tuple(value.shape)}" for name, value in state.items() if isinstance(value, Tensor))
 
 
 @torch.no_grad()
@@ -340,7 +352,12 @@ class _SecondMoments:
 
     def store(self, averages: list[Tensor], steps: list[Tensor]) -> None:
         """Write back what :meth:`of` copied."""
-        torch._foreach_copy_([*averages, *steps], [*self.averages.unbind(), *self.steps.unbind()])
+        states, values = [*averages, *steps], [*self.averages.unbind(), *self.steps.unbind()]
+        if type(averages[0]) is Tensor:
+            torch._foreach_copy_(states, values)
+            return
+        for state, value in zip(states, values, strict=True):  # sharded tensors have no such operation on lists
+            state.copy_(value)
 
 
 def _correction(beta: float, step: Tensor, dtype: torch.dtype) -> Tensor:

@@ -24,7 +24,10 @@ def cases(seed: int) -> list[tuple[AbstractDualObjective, AbstractDualLoss]]:
     squared = HuberFamilyLoss(torch.from_numpy(goals)[:, None], normalizer=1, width=0.7, slope_bound=math.inf)
     return [
         (EntropyObjective(positive=3.0 * soft, negative=1.0 - soft), weighted),
-        (EntropyObjective(positive=labels, negative=1.0 - labels), LogisticLoss(torch.from_numpy(labels)[:, None], normalizer=1)),
+        (
+            EntropyObjective(positive=labels, negative=1.0 - labels),
+            LogisticLoss(torch.from_numpy(labels)[:, None], normalizer=1),
+        ),
         (QuadraticObjective(targets=goals, curvature=0.7, slope_bound=1.5), huber),
         (QuadraticObjective(targets=goals, curvature=0.7, slope_bound=math.inf), squared),
     ]

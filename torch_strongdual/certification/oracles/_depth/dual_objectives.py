@@ -140,7 +140,5 @@ class EntropyObjective(AbstractDualObjective):
 
     def _slopes(self, duals: FloatArray) -> FloatArray:
         least = np.maximum(_NOTHING * (self.positive + self.negative), 1e-300)
-        slopes: FloatArray = np.log(np.maximum(self.positive - duals, least)) - np.log(
-            np.maximum(self.negative + duals, least)
-        )
+        slopes: FloatArray = np.log(np.maximum(self.positive - duals, least)) - np.log(np.maximum(self.negative + duals, least))
         return slopes
