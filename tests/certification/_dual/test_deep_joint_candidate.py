@@ -52,6 +52,8 @@ def trained(net: ParallelNet, inputs: Tensor, targets: Tensor, loss: nn.Module, 
         (nn.L1Loss(), 3, 0.0, False),
         (nn.BCEWithLogitsLoss(), 3, 0.0, True),
         (nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor(2.0)), 4, 0.0, False),
+        (nn.CrossEntropyLoss(), 3, 0.0, True),
+        (nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1), 3, 0.0, False),
     ],
 )
 def test_points_are_in_the_domain_and_prove_no_more_than_networks_attain(
@@ -59,9 +61,12 @@ def test_points_are_in_the_domain_and_prove_no_more_than_networks_attain(
 ) -> None:
     torch.manual_seed(0)
     inputs, targets = noisy(layers, 20, 2)
+    num_outputs = 2 if isinstance(loss, nn.CrossEntropyLoss) else 1
     targets = (targets > 0.5).double() if isinstance(loss, nn.BCEWithLogitsLoss) else targets
+    targets = (targets[:, 0] > 0.5).long() if num_outputs == 2 else targets
     path_decay = 0.5 if isinstance(loss, HalfSquaredLoss) or loss.reduction == "sum" else 0.02
-    net = trained(deep_net(2, layers=layers, slope=slope, output_bias=output_bias), inputs, targets, loss, path_decay)
+    net = deep_net(2, layers=layers, num_outputs=num_outputs, slope=slope, output_bias=output_bias)
+    net = trained(net, inputs, targets, loss, path_decay)
     problem = TrainingProblem.from_model(net, inputs, targets, loss=loss, path_decay=path_decay)
     solver = DualSolver(problem)
     solver.prepare()
@@ -73,7 +78,7 @@ def test_points_are_in_the_domain_and_prove_no_more_than_networks_attain(
     assert 0.0 < value <= primal
     assert found.bound.lower <= found.bound.upper
     if output_bias:
-        assert abs(float(found.candidate.sum())) <= 1e-12 * float(found.candidate.abs().sum())
+        assert abs(float(found.candidate[:, 0].sum())) <= 1e-12 * float(found.candidate.abs().sum())
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +134,8 @@ def test_it_takes_problems_with_several_activations_and_one_output_only() -> Non
     assert not supports(deep_net(2, num_outputs=2), noisy(0, 10, 2, 2)[1], nn.MSELoss())
     assert supports(deep_net(2), (targets > 0).double(), nn.BCEWithLogitsLoss())
     assert not supports(deep_net(2, num_outputs=2), noisy(0, 10, 2, 2)[1].sigmoid(), nn.BCEWithLogitsLoss())
+    assert supports(deep_net(2, num_outputs=2), (targets[:, 0] > 0).long(), nn.CrossEntropyLoss())
+    assert not supports(deep_net(2, num_outputs=3), (targets[:, 0] > 0).long(), nn.CrossEntropyLoss())
 
 
 def test_without_time_there_is_no_point_yet() -> None:
@@ -143,12 +150,13 @@ def test_without_time_there_is_no_point_yet() -> None:
 
 
 @pytest.mark.slow
-def test_it_proves_more_than_the_rescaled_residual_for_labels_with_noise() -> None:
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(reduction="sum"), nn.CrossEntropyLoss(reduction="sum")])
+def test_it_proves_more_than_the_rescaled_residual_for_labels_with_noise(loss: nn.Module) -> None:
     torch.manual_seed(0)
-    loss = nn.BCEWithLogitsLoss(reduction="sum")
     inputs, targets = noisy(0, 40, 3)
-    labels = (targets > 0.5).double()
-    net = trained(deep_net(3), inputs, labels, loss, 0.5)
+    is_logistic = isinstance(loss, nn.BCEWithLogitsLoss)
+    labels = (targets > 0.5).double() if is_logistic else (targets[:, 0] > 0.5).long()
+    net = trained(deep_net(3, num_outputs=1 if is_logistic else 2), inputs, labels, loss, 0.5)
     problem = TrainingProblem.from_model(net, inputs, labels, loss=loss, path_decay=0.5)
     attained = problem.primal(ParallelWeights.from_module(net)).value
     residual = problem.dual_candidate(net(inputs).detach())

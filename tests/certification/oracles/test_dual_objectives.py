@@ -52,7 +52,8 @@ def test_nearby_objectives_agree_to_second_order_and_stay_in_the_domain(number: 
     generator = np.random.default_rng(4)
     centre = 0.8 * loss.residual(torch.from_numpy(generator.standard_normal((12, 1))))[:, 0].numpy()
     near = objective.near(centre)
-    assert (near.lower < centre).all() and (centre < near.upper).all()
+    assert (near.lower < centre).all()
+    assert (centre < near.upper).all()
     step = np.clip(1e-3 * generator.standard_normal(12), near.lower - centre, near.upper - centre) * np.abs(centre)
 
     def quadratic(duals: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

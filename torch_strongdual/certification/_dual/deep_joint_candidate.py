@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
@@ -20,11 +21,13 @@ from torch_strongdual.certification.oracles._depth.dual_objectives import (
 from torch_strongdual.certification.oracles._depth.joint_slopes import DeepTraining, JointSlopes
 from torch_strongdual.certification.oracles.auto_oracle import AutoState
 from torch_strongdual.certification.oracles.depth_recursion import DepthRecursionState
-from torch_strongdual.certification.oracles.row_space import power_of_two_scale
+from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.losses import HuberFamilyLoss, LogisticLoss
+from torch_strongdual.losses import HuberFamilyLoss, LogisticLoss, SoftmaxLoss
 
 __all__ = ["DeepJointCandidate"]
+
+FloatArray = NDArray[np.float64]
 
 _MAX_ROWS = 1500
 _MAX_ACTIVATIONS = 3  # beyond, leaky ones have many functionals
@@ -55,14 +58,16 @@ class DeepJointCandidate(AbstractJointCandidate):
 
     @staticmethod
     def supports(problem: TrainingProblem) -> bool:
-        """One output, a loss of this package, two or more (leaky) ReLUs, not too many samples."""
+        """One output or two classes, a loss of this package, two or more (leaky) ReLUs, not too many samples."""
         loss, spec = problem.loss, problem.spec
         bends = [a for a in spec.activations if not a.is_identity]
         if spec.is_gated or spec.patch_map is not None or spec.hidden_bias_layers or not len(bends) >= 2:
             return False
         if any(a.negative_slope for a in bends) and len(bends) > _MAX_ACTIVATIONS:
             return False
-        return isinstance(loss, HuberFamilyLoss | LogisticLoss) and loss.num_outputs == 1 and loss.num_samples <= _MAX_ROWS
+        most_outputs = 2 if isinstance(loss, SoftmaxLoss) else 1
+        is_known = isinstance(loss, HuberFamilyLoss | LogisticLoss | SoftmaxLoss)
+        return is_known and loss.num_outputs <= most_outputs and loss.num_samples <= _MAX_ROWS
 
     @property
     def has_begun(self) -> bool:
@@ -102,20 +107,23 @@ class DeepJointCandidate(AbstractJointCandidate):
     def _begun(self, oracle: DepthRecursion, state: DepthRecursionState, near: Tensor) -> JointSlopes | None:
         given = self._problem
         objective, self._unit = _objective(given)
-        duals = near[:, 0].numpy()
-        size = power_of_two_scale(duals)
-        if not (0.0 < self._unit < math.inf and duals.any() and np.isfinite(duals).all() and state.row_space.rank > 0):
+        if not 0.0 < self._unit < math.inf:
+            return None
+        duals = near[:, 0].numpy() / self._unit
+        asked = _asked(near)
+        if asked is None or not (duals.any() and np.isfinite(duals).all() and state.row_space.rank > 0):
             return None
         training = DeepTraining(
             rows=state.row_space.rows,
             objective=objective,
-            path_decay=given.dual_norm_limit / state.scale / self._unit,
+            path_decay=given.dual_norm_limit / state.scale / self._unit / math.sqrt(near.shape[1]),
             has_bias=given.spec.output_bias,
         )
-        known = [oracle.known_search(state, sign * (duals / size)) for sign in (1.0, -1.0)]
-        estimate = max(search.estimate for search in known) * size / self._unit
+        factor = _factor(asked, duals)
+        known = [oracle.known_search(state, sign * asked) for sign in (1.0, -1.0)]
+        estimate = max(search.estimate for search in known) / abs(factor)
         feasible = min(1.0, training.path_decay / estimate) if estimate > 0.0 else 1.0  # 0 if not searched yet
-        return JointSlopes(training, (known[0], known[1]), feasible / self._unit * duals)
+        return JointSlopes(training, (known[0], known[1]) if factor > 0.0 else (known[1], known[0]), feasible * duals)
 
     def _iterated(self, iterations: JointSlopes, state: DepthRecursionState, deadline: Deadline) -> bool:
         """Whether there is a point that was not proven yet."""
@@ -138,15 +146,31 @@ class DeepJointCandidate(AbstractJointCandidate):
             return None
         self._proven_value = best.value
         candidate = torch.from_numpy(self._unit * best.duals)[:, None]
+        if self._problem.loss.num_outputs == 2:
+            candidate = torch.cat([candidate, -candidate], dim=1)
         if self._problem.spec.output_bias:
             candidate = self._problem.loss.balanced(candidate)
         if not bool(torch.isfinite(candidate).all()) or not bool(candidate.any()):
             return None
-        duals = candidate[:, 0].numpy()
-        size = power_of_two_scale(duals)
-        for sign, search in zip((1.0, -1.0), best.searches, strict=True):
-            oracle.suggest(state, search.at(sign * (duals / size), self._unit / size))
+        if (asked := _asked(candidate)) is not None:
+            factor = _factor(asked, best.duals)
+            for sign, search in zip((1.0, -1.0), best.searches, strict=True):
+                oracle.suggest(state, search.at(math.copysign(sign, sign * factor) * asked, abs(factor)))
         return candidate
+
+
+def _asked(dual_point: Tensor) -> FloatArray | None:
+    """What the oracle is asked for one of the signs, (n,): the dual point in units of its size, one direction of outputs."""
+    duals = dual_point.numpy() / power_of_two_scale(dual_point.numpy())
+    if duals.shape[1] == 1 or not np.isfinite(duals).all():
+        return duals[:, 0]
+    directions = RowSpace.of(duals).rows
+    return directions[:, 0] if directions.shape[1] == 1 else None
+
+
+def _factor(asked: FloatArray, duals: FloatArray) -> float:
+    """The number by which ``duals`` have to be multiplied."""
+    return float(asked @ duals) / float(duals @ duals)
 
 
 def _objective(problem: TrainingProblem) -> tuple[AbstractDualObjective, float]:
@@ -156,12 +180,13 @@ def _objective(problem: TrainingProblem) -> tuple[AbstractDualObjective, float]:
     if isinstance(loss, LogisticLoss):
         positive = targets * float(loss.positive_weight.reshape(-1)[0])
         return EntropyObjective(positive=positive, negative=1.0 - targets), 1.0 / loss.normalizer
+    if isinstance(loss, SoftmaxLoss):
+        return EntropyObjective(positive=targets, negative=loss.targets[:, 1].numpy()), 1.0 / loss.normalizer
     assert isinstance(loss, HuberFamilyLoss)
     if problem.spec.output_bias:
         targets = targets - problem.null_outputs()[:, 0].numpy()
     largest = float(np.abs(targets).max(initial=0.0))
     bound, curvature = loss.slope_bound / loss.normalizer, loss.normalizer * loss.width
     unit = min(bound, largest / curvature if curvature > 0.0 else math.inf)
-    largest = max(largest, 1e-300)
-    objective = QuadraticObjective(targets=targets / largest, curvature=curvature * unit / largest, slope_bound=bound / unit)
-    return objective, unit
+    size, out = max(largest, 1e-300), max(unit, 1e-300)  # without targets, or beyond all numbers: of no use, unit says so
+    return QuadraticObjective(targets=targets / size, curvature=curvature * unit / size, slope_bound=bound / out), unit

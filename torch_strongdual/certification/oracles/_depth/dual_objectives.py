@@ -94,8 +94,9 @@ class QuadraticObjective(AbstractDualObjective):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EntropyObjective(AbstractDualObjective):
-    r"""The logistic loss: :math:`-\sum_i p_i \log(p_i / m_i) + r_i \log(r_i / m_i)`, :math:`p = a - \lambda \ge 0`,
-    :math:`r = b + \lambda \ge 0`, :math:`m = a + b`.
+    r"""The logistic loss: :math:`-\sum_i p_i \log(p_i / m_i) + r_i \log(r_i / m_i)`.
+
+    :math:`p = a - \lambda \ge 0` and :math:`r = b + \lambda \ge 0` are what is left of the two classes, :math:`m = a + b`.
 
     Args:
         positive: a (n,), nonnegative.
