@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -11,19 +10,22 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 from torch.utils.data.distributed import DistributedSampler
 
 from torch_strongdual.certification._gather import gather_batches
+from torch_strongdual.errors import InvalidInputError
 
 from ._fingerprint import data_digest
 
-__all__ = ["CertifiedData", "check_data", "read_training_data"]
+__all__ = ["BATCHES_CURE", "CertifiedData", "check_data", "read_training_data"]
 
 CertifiedData: TypeAlias = Sequence[Tensor] | Dataset[Any] | DataLoader[Any]
 
 _BATCH_SIZE = 256
+_NUM_REPEATED = 256  # samples read twice more, to see whether they stay the same
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+BATCHES_CURE = "If `training_step` changes the batches, pass what network and loss are given by `data=`."
 _CURE = "Pass what the network is trained on by `data=`: tensors (inputs, targets), a Dataset or a DataLoader."
 
 
@@ -60,9 +62,11 @@ def read_training_data(trainer: pl.Trainer, data: CertifiedData | None) -> tuple
         raise MisconfigurationException(
             f"What the network is trained on cannot be seen from the train dataloader: {reason}. {_CURE}"
         )
-    ordered = _in_order(loader)
-    _check_repeatable(ordered)
-    return gather_batches(ordered)
+    try:
+        _check_repeatable(loader)
+        return gather_batches(_in_order(loader))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error} {_CURE}") from error
 
 
 def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -74,6 +78,22 @@ def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
         num_workers=0,
         drop_last=loader.drop_last,
         generator=torch.Generator(),
+    )
+
+
+def _some_batches(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Batches spread evenly from the first to the last; single entries where the data set makes batches itself."""
+    size = 1 if loader.batch_size is None else loader.batch_size
+    number = len(loader.dataset)  # type: ignore[arg-type]  # checked before
+    firsts = range(0, number, size)
+    chosen = min(len(firsts), 2 if loader.batch_size is None else max(2, _NUM_REPEATED // size))
+    starts = sorted({firsts[i * (len(firsts) - 1) // max(1, chosen - 1)] for i in range(chosen)})
+    indices = [list(range(start, min(start + size, number))) for start in starts]
+    if loader.batch_size is None:
+        subset = Subset(loader.dataset, [index for batch in indices for index in batch])
+        return DataLoader(subset, batch_size=None, collate_fn=loader.collate_fn, generator=torch.Generator())
+    return DataLoader(
+        loader.dataset, batch_sampler=indices, collate_fn=loader.collate_fn, num_workers=0, generator=torch.Generator()
     )
 
 
@@ -132,8 +152,8 @@ def _hidden_by_hooks(trainer: pl.Trainer) -> str | None:
 
 
 def _check_repeatable(loader: DataLoader[Any]) -> None:
-    """Refuse data that differ when they are read again; their first batch has to do."""
-    digests = {data_digest(*gather_batches(itertools.islice(loader, 1))) for _ in range(2)}
+    """Refuse data that differ when they are read again: a few hundred samples, spread over all of them."""
+    digests = {data_digest(*gather_batches(_some_batches(loader))) for _ in range(2)}
     if len(digests) > 1:
         raise MisconfigurationException(
             "The train dataloader yields other numbers each time it is read (random augmentation), so that there is no one "

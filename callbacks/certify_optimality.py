@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from torch_strongdual.certification import Certificate, TrainingProblem
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
+from torch_strongdual.errors import ShapeError
 
 from ._argument_checks import check_arguments
 from ._bound_keeper import BoundKeeper
@@ -25,7 +26,7 @@ from ._loss_comparison import LossComparison, check_loss_scale
 from ._objective import Objective, found_now
 from ._stored_state import records_as_numbers, stored_mapping, stored_records
 from ._trained_objective import PathPenalty, find_loss, find_net, find_path_penalty
-from ._training_data import CertifiedData, read_training_data
+from ._training_data import BATCHES_CURE, CertifiedData, read_training_data
 from .certification_record import CertificationRecord
 
 __all__ = ["CertifyOptimality"]
@@ -327,7 +328,8 @@ class CertifyOptimality(Callback):
             except MisconfigurationException as error:
                 return str(error), True
             except Exception as error:
-                return f"The network cannot be certified: {type(error).__name__}: {error}", True
+                cure = " " + BATCHES_CURE if self.data is None and isinstance(error, ShapeError) else ""
+                return f"The network cannot be certified: {type(error).__name__}: {error}{cure}", True
         self._keeper, self._queue = keeper, CertificationQueue(background=self.background)
         is_resumed = not self._stored_bound or keeper.load_state_dict(self._stored_bound)
         if not is_resumed:

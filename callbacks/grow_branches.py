@@ -19,7 +19,7 @@ from typing_extensions import override
 from torch_strongdual.certification import TrainingProblem, Witness
 from torch_strongdual.certification._growth import grown
 from torch_strongdual.certification._working_branches import WorkingBranches
-from torch_strongdual.nn import ParallelNet, ParallelWeights
+from torch_strongdual.nn import ParallelNet, ParallelWeights, match_branches_
 
 from ._branch_state import state_follows_branches_
 from ._distinct_gates import branch_of_each_gate, gate_rows
@@ -58,9 +58,12 @@ class GrowBranches(Callback):
     Until there is something to add, training is as it would be without the callback, bit for bit. After the last epoch nothing
     is added, so that the last certificate is of the network that training ends with.
 
-    The CertifyOptimality callback has to stand before this one in ``Trainer(callbacks=[...])``. A fit that resumes from a
-    checkpoint gives the network as many branches as the checkpoint has. The gates of a gated network stay the set they are, as
-    the certified problem is defined by them: each new branch has one of them, and the last branch of a gate stays, dead or not.
+    The CertifyOptimality callback has to stand before this one in ``Trainer(callbacks=[...])``. A trainer that loads a
+    checkpoint with this callback, to resume or to test, gives the network as many branches as the checkpoint has; elsewhere, as
+    in ``load_from_checkpoint``, :func:`~torch_strongdual.nn.match_branches_` does.
+
+    The gates of a gated network stay the set they are, as the certified problem is defined by them: each new branch has one of
+    them, and the last branch of a gate stays, dead or not.
 
     With several processes rank 0 finds the branches, and all add the same ones; the module is wrapped in a new
     DistributedDataParallel then, whose gradient buckets have the new shapes.
@@ -114,7 +117,7 @@ class GrowBranches(Callback):
                 raise MisconfigurationException(f"`{name}` is {value!r}; expected an integer >= 1.")
         self.max_branches, self.max_added, self.certifier = max_branches, max_added, certifier
         self.history: list[GrowthRecord] = []
-        self._resizing: RemovableHandle | None = None
+        self._resizing: list[RemovableHandle] = []
 
     @property
     @override
@@ -125,11 +128,13 @@ class GrowBranches(Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        self.history = []
-        net = self._net(trainer, pl_module)
-        self._resizing = net.register_load_state_dict_pre_hook(_resize_as_stored_)  # type: ignore[no-untyped-call]
+        if stage == "fit":
+            if trainer.current_epoch == 0:  # otherwise this trainer goes on with the fit before
+                self.history = []
+            self._net(trainer, pl_module)
+        nets = [net for net in pl_module.modules() if isinstance(net, ParallelNet)]
+        register = [net.register_load_state_dict_pre_hook for net in nets]
+        self._resizing = [hook(_resize_as_stored_) for hook in register]  # type: ignore[no-untyped-call]
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,6 +162,18 @@ class GrowBranches(Callback):
         renew_buckets_(trainer.strategy)
 
     @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_resizing()
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_resizing()
+
+    @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_resizing()
+
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._stop_resizing()
 
@@ -171,10 +188,10 @@ class GrowBranches(Callback):
     # Steps
 
     def _stop_resizing(self) -> None:
-        """The checkpoint, if any, is loaded between ``setup`` and ``on_fit_start``."""
-        if self._resizing is not None:
-            self._resizing.remove()
-            self._resizing = None
+        """The checkpoint, if any, is loaded between ``setup`` and the start."""
+        for handle in self._resizing:
+            handle.remove()
+        self._resizing = []
 
     def _check_averages(self, trainer: pl.Trainer) -> None:
         """Copies of the network that other callbacks average cannot follow; some of them came after Lightning 2.5."""
@@ -296,18 +313,5 @@ def _affordable(
 
 
 def _resize_as_stored_(net: nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:
-    """Give ``net`` the number of branches that a checkpoint has, right before its weights are loaded."""
-    assert isinstance(net, ParallelNet)
-    name = next(name for name, parameter in net.named_parameters() if parameter is net.branch_weights()[-1])
-    stored = state_dict.get(prefix + name)
-    if not isinstance(stored, Tensor):
-        return
-    missing = stored.shape[0] - net.num_branches
-    if missing > 0:
-        weights = [weight.new_zeros(missing, *weight.shape[1:]) for weight in net.branch_weights()]
-        net.add_branches_(weights, gate_vectors=[vectors[:1].expand(missing, -1) for vectors in net.gate_vectors()])
-    elif missing < 0:  # values are about to be loaded: only zero or not zero counts
-        with torch.no_grad():
-            for parameter in net.path_param_groups(1.0)[0]["params"]:
-                parameter.fill_(1.0)[stored.shape[0] :] = 0.0
-        net.prune_()
+    """Right before the weights of a checkpoint are loaded."""
+    match_branches_(net, state_dict, prefix)

@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from torch_strongdual.callbacks import CertifyOptimality, GrowBranches, GrowthRecord
 from torch_strongdual.callbacks._branch_state import state_follows_branches_
-from torch_strongdual.nn import GatedReLU, ParallelNet
+from torch_strongdual.nn import GatedReLU, ParallelNet, match_branches_
 from torch_strongdual.optim import PathAdamW, PathSGD
 
 from ..contracts.lightning_regression import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
@@ -57,6 +57,19 @@ def grow(folder: Path, module: Regression, callback: GrowBranches, **options: An
     torch.manual_seed(5)
     trainer.fit(module, make_loader(batch_size=12))
     return before, after
+
+
+class WithAllStages(Regression):
+    test_step = Regression.validation_step
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        outputs: Tensor = self.net(batch[0])
+        return outputs
+
+
+class LoadsAnywhere(Regression):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        match_branches_(self, checkpoint["state_dict"])
 
 
 @IGNORE_ADVICE
@@ -163,6 +176,21 @@ class TestGrowth:
             assert again.history[: len(callback.history)] == callback.history
             moments = second.optimizers[0].state[resumed.net.branch_weights()[0]]["exp_avg"]
             assert moments.shape[0] == number
+
+    def test_other_stages_load_the_branches_of_the_checkpoint(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, CertifyOptimality(every_n_epochs=3), GrowBranches(max_branches=6), max_epochs=5)
+        module = WithAllStages(num_branches=1)
+        trainer.fit(module, make_loader())
+        trainer.save_checkpoint(tmp_path / "grown.ckpt")
+        number, options = module.net.num_branches, {"ckpt_path": tmp_path / "grown.ckpt"}
+        for start in (1, number + 2):
+            for stage in ("validate", "test", "predict"):
+                other = WithAllStages(num_branches=start)
+                second = make_trainer(tmp_path, CertifyOptimality(), GrowBranches(max_branches=number))
+                getattr(second, stage)(other, make_loader(), **options)
+                assert other.net.num_branches == number
+                assert torch.equal(other.net.branch_weights()[0], module.net.branch_weights()[0])
+        assert LoadsAnywhere.load_from_checkpoint(tmp_path / "grown.ckpt").net.num_branches == number
 
     def test_one_branch_is_led_to_the_certified_optimum(self, tmp_path: Path) -> None:
         module = Regression(num_branches=1, lr=0.02)

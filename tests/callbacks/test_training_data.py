@@ -24,7 +24,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from torch_strongdual.callbacks import CertifyOptimality
-from torch_strongdual.callbacks._training_data import read_training_data
+from torch_strongdual.callbacks._training_data import _some_batches, read_training_data
 from torch_strongdual.certification import certify
 from torch_strongdual.errors import InvalidInputError
 
@@ -55,6 +55,13 @@ class Augmented(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         inputs, targets = DATA[index]
         return inputs + 0.1 * torch.randn(2), targets
+
+
+class AugmentedLate(Augmented):
+    """Only the last samples."""
+
+    def __getitem__(self, index: int) -> Any:
+        return DATA[index] if index < NUM_SAMPLES - 2 else super().__getitem__(index)
 
 
 class OwnLoader(DataLoader[Any]):
@@ -169,8 +176,9 @@ def test_hooks_that_may_change_batches_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "match"),
     [
-        (TensorDataset(make_data()[0]), "Batch 0 is of type list; expected a pair of tensors"),
-        (TensorDataset(*make_data(), make_data()[1]), "Batch 0 is of type list"),
+        (TensorDataset(make_data()[0]), "Batch 0 is of type list, of Tensor; expected a pair of tensors"),
+        (TensorDataset(*make_data(), make_data()[1]), "Batch 0 is of type list, of Tensor, Tensor, Tensor; expected"),
+        ([{"x": torch.ones(2), "y": torch.ones(1)}] * 4, "of type dict, with 'x', 'y'; .* on by `data="),
         (make_data()[0], "Batch 0 is of type Tensor"),
     ],
 )
@@ -178,6 +186,26 @@ def test_hooks_that_may_change_batches_are_refused(tmp_path: Path) -> None:
 def test_batches_have_to_be_pairs(tmp_path: Path, dataset: Any, match: str) -> None:
     with pytest.raises(MisconfigurationException, match=match):
         make_trainer(tmp_path, CertifyOptimality()).fit(Regression(), DataLoader(dataset, batch_size=4))
+
+
+@IGNORE_ADVICE
+def test_shapes_that_training_step_may_change_say_so(tmp_path: Path) -> None:
+    inputs, targets = make_data()
+    for data in (TensorDataset(inputs[:, :, None], targets), TensorDataset(inputs[:, :1], targets)):
+        with pytest.raises(MisconfigurationException, match=r"ShapeError: .*If `training_step` changes the batches, pass"):
+            make_trainer(tmp_path, CertifyOptimality()).fit(Regression(), DataLoader(data, batch_size=4))
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 12, 700])
+@pytest.mark.parametrize("batch_size", [None, 1, 5, 300])
+def test_batches_read_twice_are_spread_over_all_data(number: int, batch_size: int | None) -> None:
+    entries: Any = [(torch.full((2,), float(index)), torch.zeros(2)) for index in range(number)]
+    batches = [first for first, _ in _some_batches(DataLoader(entries, batch_size=batch_size))]
+    seen = [int(value) for batch in batches for value in batch.reshape(-1, 2)[:, 0]]
+    assert seen == sorted(set(seen))
+    assert len(seen) <= max(2 * (batch_size or 1), 256)
+    if number:
+        assert (seen[0], seen[-1]) == (0, number - 1)
 
 
 # What is read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -67,9 +67,7 @@ def gather_batches(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
     for index, batch in enumerate(batches):
         is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
         if not is_pair:
-            raise InvalidInputError(
-                f"Batch {index} is of type {type(batch).__name__}; expected a pair of tensors (inputs, targets)."
-            )
+            raise InvalidInputError(f"Batch {index} is {_described(batch)}; expected a pair of tensors (inputs, targets).")
         for column, part in zip(columns, batch, strict=True):
             column.append(part.detach().cpu())
     if not columns[0]:
@@ -78,3 +76,13 @@ def gather_batches(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
         return torch.cat(columns[0]), torch.cat(columns[1])
     except RuntimeError as error:
         raise ShapeError(f"The batches do not fit together: {error}") from error
+
+
+def _described(batch: object) -> str:
+    """What a batch is, by the types of its parts."""
+    kind = f"of type {type(batch).__name__}"
+    if isinstance(batch, Mapping):
+        return f"{kind}, with {', '.join(map(repr, batch)) or 'nothing'}"
+    if isinstance(batch, (tuple, list)):
+        return f"{kind}, of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+    return kind
