@@ -154,15 +154,8 @@ class SolverRun:
                 return
         upper, oracle = (math.inf, "") if known is None else (known.upper, str(known.stats.get("oracle", "")))
         floor = self._sufficient_norm(candidate, self.problem.dual_norm_limit)
-        # The coarse answer must leave time for what may follow: column generation, a point that suits a loose proof better.
-        joint_is_next = not self.solver.joint.is_spent and self.solver.joint.worthwhile_from == 0.0
-        coarse = 0.4 if self._generates_columns or not self.solver.joint.is_spent else 1.0
-        if joint_is_next:
-            coarse = _HARDLY if self.solver.joint.has_begun else 0.1
-        for rtol in (max(fine, self._coarse_rtol(floor)), fine):
-            share = 0.5 if joint_is_next and source == "residual" else 1.0
-            deadline = self.deadline.fraction(share if rtol == fine else coarse)
-            request = BoundRequest(rtol=rtol, floor=floor, known_upper=upper, deadline=deadline)
+        for rtol, share in self._stages(source, max(fine, self._coarse_rtol(floor)), fine):
+            request = BoundRequest(rtol=rtol, floor=floor, known_upper=upper, deadline=self.deadline.fraction(share))
             proven = self._ask(candidate, source, request, known_from=oracle)
             upper, oracle = min(upper, self.last.upper), str(self.last.stats.get("oracle", ""))
             if source == "residual":
@@ -273,6 +266,19 @@ class SolverRun:
             self.source = source
         self.check_sound()
         self._history.append((self.deadline.elapsed, self.relative_gap(self.solver.best.value)))
+
+    def _stages(self, source: str, coarse: float, fine: float) -> tuple[tuple[float, float], ...]:
+        """Tolerances to ask for in turn, and the share of the time left that each may take.
+
+        The coarse answer must leave time for what may follow: column generation, a point that suits a loose proof better.
+        """
+        joint = self.solver.joint
+        joint_is_next = not joint.is_spent and joint.worthwhile_from == 0.0
+        share = 0.4 if self._generates_columns or not joint.is_spent else 1.0
+        if joint_is_next:
+            share = _HARDLY if joint.has_begun else 0.1
+        last = 0.5 if joint_is_next and source == "residual" else 1.0
+        return (coarse, share if coarse > fine else last), (fine, last)
 
     def _sufficient_norm(self, candidate: Tensor, least: float) -> float:
         """A bound on the dual norm that would certify the network: an oracle need not prove less (used for effort only)."""

@@ -46,27 +46,22 @@ class RowGroups:
     @classmethod
     def of(cls, space: GramSpace, problem: UnitRows, places: FloatArray) -> RowGroups:
         """Each row alone, or groups of one sign with similar ``places``."""
-        num_rows, size = len(problem.weights), space.num_products
-        above = problem.weights > 0
-        if num_rows * size <= _MAX_FREE:
-            labels = np.arange(num_rows)
-            return cls(
-                labels=labels,
-                is_above=above,
-                weights=problem.weights,
-                rows=problem.rows,
-                products=space.products(problem.rows),
-                quartics=np.zeros((0, 0)),
-                shares=np.ones(num_rows),
-            )
-        number = max(4, min(128, _MAX_SUMS // size**2 // 2))
-        labels = np.zeros(num_rows, dtype=np.intp)
-        count = 0
-        for side in (np.flatnonzero(above), np.flatnonzero(~above)):
-            parts = np.array_split(side[np.argsort(places[side], kind="stable")], min(number, len(side))) if len(side) else []
-            for part in parts:
-                labels[part] = count
-                count += 1
+        if problem.rows.shape[0] * space.num_products > _MAX_FREE:
+            return cls._tied(space, problem, _labels(space, problem, places))
+        return cls(
+            labels=np.arange(len(problem.weights)),
+            is_above=problem.weights > 0,
+            weights=problem.weights,
+            rows=problem.rows,
+            products=space.products(problem.rows),
+            quartics=np.zeros((0, 0)),
+            shares=np.ones(len(problem.weights)),
+        )
+
+    @classmethod
+    def _tied(cls, space: GramSpace, problem: UnitRows, labels: IntArray) -> RowGroups:
+        """The groups of these labels, each of rows of one sign."""
+        count, size = int(labels.max(initial=-1)) + 1, space.num_products
         order = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[order], np.arange(count + 1))
         rows, flats, quartics = np.zeros((count, space.rank)), np.zeros((count, size)), np.zeros((count, size * size))
@@ -80,7 +75,7 @@ class RowGroups:
         shares = shares / np.bincount(labels, shares, minlength=count)[labels]
         return cls(
             labels=labels,
-            is_above=above[order[starts[:-1]]],
+            is_above=problem.weights[order[starts[:-1]]] > 0,
             weights=np.bincount(labels, problem.weights, minlength=count).astype(np.float64),
             rows=rows,
             products=flats,
@@ -147,3 +142,17 @@ class RowGroups:
 
 def _row_moments(products: FloatArray, matrix: FloatArray, identity: FloatArray) -> tuple[FloatArray, FloatArray]:
     return products @ (matrix @ identity), np.einsum("ij,ij->i", products @ matrix, products)
+
+
+def _labels(space: GramSpace, problem: UnitRows, places: FloatArray) -> IntArray:
+    """Number of each row's group: neighbours by ``places`` among the rows of one sign."""
+    number = max(4, min(128, _MAX_SUMS // space.num_products**2 // 2))
+    above = problem.weights > 0
+    labels = np.zeros(len(above), dtype=np.intp)
+    count = 0
+    for side in (np.flatnonzero(above), np.flatnonzero(~above)):
+        parts = np.array_split(side[np.argsort(places[side], kind="stable")], min(number, len(side))) if len(side) else []
+        for part in parts:
+            labels[part] = count
+            count += 1
+    return labels
