@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from torch_strongdual.nn import ParallelNet
+from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.nn import ParallelNet, ParallelWeights
 from torch_strongdual.optim import PathAdamW, PathSGD
 
 from .._typed_torch import backward
@@ -32,6 +33,23 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("gloo", store=make_store(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        ParallelWeights.from_module,
+        lambda net: net.branch(0),
+        lambda net: net.prune_(),
+        lambda net: net.balance_(),
+        lambda net: net.add_branches_([torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 2, 4)]),
+    ],
+)
+def test_what_needs_all_branches_is_refused(use: Any) -> None:
+    net = ParallelNet(*LAYERS[0], num_branches=4)
+    shard(net, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(InvalidInputError, match=r"sharded over processes.*full_state_dict=True"):
+        use(net)
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")

@@ -139,7 +139,14 @@ class TestAuto:
         monkeypatch.setattr(_chunk_size, "_LARGE_BYTES", 0)
         monkeypatch.setattr(_chunk_size, "_CHUNK_BYTES", 2 * 4 * 6 * 8)
         shapes: list[int] = []
-        net.get_submodule("1").register_forward_pre_hook(lambda module, args: shapes.append(len(args[0])))
+
+        kind: Any = type(net.get_submodule("1"))
+
+        def forward(module: nn.Module, hidden: Tensor, *masks: Tensor, plain: Any = kind.forward) -> Any:
+            shapes.append(len(hidden))
+            return plain(module, hidden, *masks)
+
+        monkeypatch.setattr(kind, "forward", forward)  # not a hook, for which all branches would be evaluated at once
         outputs = net(inputs)
         assert shapes == [2, 2, 1]
         (gradient,) = torch.autograd.grad(outputs.sum(), [net.get_parameter("0.weight")])
@@ -154,3 +161,10 @@ class TestAuto:
         )
         inputs = torch.randn(9, 3)
         torch.testing.assert_close(program.module()(inputs), net(inputs))
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated", "ignore::torch.jit.TracerWarning")
+    def test_traced_in_one_piece(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_chunk_size, "_LARGE_BYTES", 0)
+        net, trace = ParallelNet(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), num_branches=5), vars(torch.jit)["trace"]
+        assert branches_at_a_time("auto", torch.zeros(2**18, 3), net._linears, recompute=False) == 1
+        assert "aten::split" not in str(trace(net, torch.zeros(2**18, 3)).inlined_graph)

@@ -65,6 +65,16 @@ def test_hooks_are_called_and_outputs_and_gradients_are_the_same(case: tuple[Par
     assert seen[-1] == net(inputs).shape
 
 
+def test_hooks_on_activations_see_all_branches_at_once() -> None:
+    """In chunks a hook that keeps what it sees would keep the last chunk."""
+    layers = BRANCHES["three_layers"]()
+    net = ParallelNet(*layers, num_branches=5, chunk_size=2, recompute=True)
+    shapes: list[torch.Size] = []
+    net.get_submodule("1").register_forward_hook(lambda module, arguments, outputs: shapes.append(outputs.shape))
+    backward(net(torch.randn(7, 3)).sum())
+    assert shapes == [(5, 5, 7)]
+
+
 def test_backward_hooks_are_called() -> None:
     net, inputs = ParallelNet(*BRANCHES["two_layers"](), num_branches=3), torch.randn(5, 3, requires_grad=True)
     seen: list[Any] = []

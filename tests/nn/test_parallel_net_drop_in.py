@@ -8,6 +8,7 @@ import io
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -272,6 +273,10 @@ class TestTransforms:
         net(inputs).square().sum().backward()
         for name, parameter in net.named_parameters():
             torch.testing.assert_close(grads[name].sum(0), parameter.grad)
+
+
+def test_number_of_branches_from_numpy() -> None:
+    assert ParallelNet(*BRANCHES["linear"](), num_branches=np.int64(3)).num_branches == 3  # type: ignore[arg-type]
 
 
 class TestHooksAndText:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from torch_strongdual.errors import InvalidInputError
+from torch_strongdual.nn._layer_calls import is_traced
 from torch_strongdual.nn._stacked_convolution import StackedConvolution
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
@@ -27,7 +28,7 @@ _ACCELERATOR_CHUNK_BYTES = 128 * 2**20  # a launch has to be worth its overhead
 
 def check_count(name: str, value: object) -> None:
     """Raise unless ``value`` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise InvalidInputError(f"`{name}` is {value!r}; expected an integer >= 1.")
 
 
@@ -49,8 +50,8 @@ def branches_at_a_time(
     """The number of branches to evaluate together, ``None`` for all.
 
     ``"auto"``: all at once while the largest activation takes at most 6 MiB, else as many as take 4 MiB. On accelerators all
-    at once, unless recomputation makes chunks save memory. Under :func:`torch.compile` and :func:`torch.export.export` all at
-    once: one graph for every number of samples, and the compiler places what it keeps.
+    at once, unless recomputation makes chunks save memory. Under :func:`torch.compile`, :func:`torch.export.export` and
+    :func:`torch.jit.trace` all at once: one graph for every number of samples, and the compiler places what it keeps.
 
     Args:
         chunk_size: As the network was told.
@@ -60,7 +61,7 @@ def branches_at_a_time(
     """
     if chunk_size != "auto":
         return chunk_size
-    if torch.compiler.is_compiling() or inputs.is_meta or (inputs.device.type != "cpu" and not recompute):
+    if is_traced() or inputs.is_meta or (inputs.device.type != "cpu" and not recompute):
         return None
     weight = layers[0].weight
     branch_bytes = _activation_numbers(inputs, layers) * weight.element_size()

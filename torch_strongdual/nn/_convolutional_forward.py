@@ -15,7 +15,7 @@ from torch_strongdual.nn._averaged_branches import averaged_slope
 from torch_strongdual.nn._branch_inputs import check_is_tensor
 from torch_strongdual.nn._chunk_size import ChunkSize, branches_at_a_time
 from torch_strongdual.nn._chunked_outputs import chunked_outputs
-from torch_strongdual.nn._layer_calls import are_layers_called
+from torch_strongdual.nn._layer_calls import are_layers_called, is_traced
 from torch_strongdual.nn._stacked_convolution import StackedConvolution
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
@@ -45,13 +45,13 @@ def convolutional_outputs(
     """
     convolutions = [layer for layer in linears if isinstance(layer, StackedConvolution)]
     _check_inputs(inputs, convolutions[0].weight)
-    if are_layers_called(inputs, linears):
+    if are_layers_called(inputs, linears, between):
         return _layer_by_layer(inputs, linears, between, len(convolutions))
     activations: list[Callable[[Tensor], Tensor]] = [partial(_in_a_row, modules) for modules in between]
     geometries = [layer.geometry for layer in convolutions]
     evaluate: Callable[..., Tensor] = partial(convolved_outputs, geometries=geometries)
     slope = None
-    if inputs.device.type == "cpu" and linears[0].weight.shape[0] > 1 and not _is_traced():
+    if inputs.device.type == "cpu" and linears[0].weight.shape[0] > 1 and not is_traced():
         slope = averaged_slope(inputs, linears, between) if _is_finite(inputs) else None
         if any(isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for modules in between for module in modules):
             inputs = _channels_last(inputs)
@@ -70,11 +70,6 @@ def convolutional_outputs(
         recompute=recompute,
         evaluate=evaluate,
     )
-
-
-def _is_traced() -> bool:
-    # There a choice by size is the choice for all sizes, and a compiler lays out memory itself.
-    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _is_finite(inputs: Tensor) -> bool:

@@ -45,7 +45,7 @@ def dense_outputs(
     """
     flat = flat_branch_inputs(inputs, linears[0].weight.shape[2], flatten=flatten)
     masks = [[module.masks(flat) if isinstance(module, StackedGatedReLU) else None for module in row] for row in between]
-    if are_layers_called(inputs, linears):
+    if are_layers_called(inputs, linears, between):
         hidden = linears[0](flat)
         for linear, modules, row in zip(linears[1:], between, masks, strict=True):
             hidden = linear(_activated(modules, row, hidden))

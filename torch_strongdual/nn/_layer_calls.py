@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.fx import Proxy
 
-__all__ = ["are_layers_called", "has_hooks"]
+__all__ = ["are_layers_called", "has_hooks", "is_traced"]
+
+
+def is_traced() -> bool:
+    """Whether a choice by size would be the choice for all sizes, and a compiler lays out memory itself."""
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -16,6 +22,8 @@ def has_hooks(module: nn.Module) -> bool:
     return any(map(bool, hooks))
 
 
-def are_layers_called(inputs: object, layers: Iterable[nn.Module]) -> bool:
-    """Whether layers have hooks, which only calls run, or :mod:`torch.fx` records which layers are called."""
-    return isinstance(inputs, Proxy) or any(has_hooks(layer) for layer in layers)
+def are_layers_called(inputs: object, linears: Sequence[nn.Module], between: Sequence[Sequence[nn.Module]]) -> bool:
+    """Whether layers have hooks, which only calls run, one call for all branches, or :mod:`torch.fx` records calls."""
+    if isinstance(inputs, Proxy):
+        return True
+    return any(has_hooks(layer) for layers in (linears, *between) for layer in layers)

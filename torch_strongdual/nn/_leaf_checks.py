@@ -1,15 +1,15 @@
-"""Weights that are parameters, as training with the path penalty and the addition of branches need them."""
+"""Weights that are parameters, and of this process, as training with the path penalty and changes of branches need them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.nn._stacked_layer import StackedLayer
 
-__all__ = ["check_leaves"]
+__all__ = ["check_leaves", "check_local", "check_local_leaves"]
 
 
 def check_leaves(linears: Sequence[StackedLayer], purpose: str, alternative: str = "") -> None:
@@ -31,3 +31,22 @@ def check_leaves(linears: Sequence[StackedLayer], purpose: str, alternative: str
                     f"parametrization or a pruning mask; expected a parameter, {purpose}. Make it permanent "
                     f"(`parametrize.remove_parametrizations`, `prune.remove`){alternative}."
                 )
+
+
+def check_local(weight: Tensor) -> None:
+    """Raise if ``weight`` is sharded over processes, so that no single one has all branches.
+
+    Raises:
+        InvalidInputError: Saying how to gather the weights.
+    """
+    if hasattr(weight, "full_tensor"):  # a DTensor, without the import
+        raise InvalidInputError(
+            "The weights are sharded over processes; expected a network of this process. Load the weights into one that is not "
+            "sharded: `torch.distributed.checkpoint.state_dict.get_model_state_dict` gathers them with `full_state_dict=True`."
+        )
+
+
+def check_local_leaves(linears: Sequence[StackedLayer], purpose: str) -> None:
+    """Raise unless all weights and biases are parameters of this process; see :func:`check_leaves` and :func:`check_local`."""
+    check_leaves(linears, purpose)
+    check_local(linears[0].weight)

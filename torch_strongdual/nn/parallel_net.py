@@ -19,7 +19,7 @@ from torch_strongdual.nn._convolutional_forward import convolutional_outputs
 from torch_strongdual.nn._convolutional_spec import convolutional_spec
 from torch_strongdual.nn._dense_forward import dense_outputs
 from torch_strongdual.nn._dense_spec import dense_spec
-from torch_strongdual.nn._leaf_checks import check_leaves
+from torch_strongdual.nn._leaf_checks import check_leaves, check_local, check_local_leaves
 from torch_strongdual.nn._path_param_groups import path_param_groups
 from torch_strongdual.nn._stacked_gated_relu import StackedGatedReLU
 from torch_strongdual.nn._stacked_layer import StackedLayer
@@ -51,7 +51,7 @@ class ParallelNet(SumOfRows):
     A bias of the first layer counts as part of its weight. A bias of the last layer is one parameter of shape
     ``(out_features,)`` shared by all branches and not penalised. Biases in between can be trained but not certified.
 
-    Layers with parameters are called only if they have hooks (:mod:`torch.nn.utils.prune` adds some, ``fully_shard`` too), or
+    Layers with parameters are called only if a layer has hooks (:mod:`torch.nn.utils.prune` adds some, ``fully_shard`` too), or
     :mod:`torch.fx` records them: all branches at once then, whatever ``chunk_size`` and ``recompute`` say, and activations have
     the shape ``(num_branches, features, num_samples)``.
 
@@ -269,9 +269,10 @@ class ParallelNet(SumOfRows):
             :class:`~torch_strongdual.nn.branch_sequential.BranchSequential`.
 
         Raises:
-            InvalidInputError: If there is no such branch.
+            InvalidInputError: If there is no such branch, or the weights are sharded over processes.
         """
         num_branches = self.num_branches
+        check_local(self._linears[0].weight)
         if not -num_branches <= index < num_branches:
             raise InvalidInputError(
                 f"`index` is {index}; expected {-num_branches} to {num_branches - 1}: {num_branches} branches."
@@ -298,7 +299,7 @@ class ParallelNet(SumOfRows):
             InvalidInputError: If they are not finite.
             UnsupportedModelError: If a weight is parametrized or masked.
         """
-        check_leaves(self._linears, "to which branches can be added")
+        check_local_leaves(self._linears, "to which branches can be added")
         surgery.append_branches_(self._linears, self._gates, weights, gate_vectors)
 
     def prune_(self, tol: float = 0.0, *, keep_gates: bool = False) -> Tensor:
@@ -320,7 +321,7 @@ class ParallelNet(SumOfRows):
             UnsupportedModelError: If a weight is parametrized or masked.
         """
         check_non_negative("tol", tol)
-        check_leaves(self._linears, "from which branches can be removed")
+        check_local_leaves(self._linears, "from which branches can be removed")
         gates = torch.cat(self.gate_vectors(), dim=1) if keep_gates and self._gates else None
         kept = surgery.large_branches(self.branch_weights(), tol, kinds=gates)
         for stacked in self._stacks:
@@ -336,7 +337,7 @@ class ParallelNet(SumOfRows):
             InvalidInputError: If a weight is not finite.
             UnsupportedModelError: If a weight is parametrized or masked.
         """
-        check_leaves(self._linears, "which can be rescaled")
+        check_local_leaves(self._linears, "which can be rescaled")
         surgery.balance_branches_(self._linears, self.branch_weights())
 
     def reset_parameters(self) -> None:

@@ -16,6 +16,7 @@ from torch_strongdual.functional.path_penalty import product_penalty
 from torch_strongdual.functional.stacked_outputs import stacked_outputs
 from torch_strongdual.nn._as_parallel_net import as_parallel_net
 from torch_strongdual.nn._folded_layers import can_be_folded, folded_layers, gated_sum
+from torch_strongdual.nn._leaf_checks import check_local
 from torch_strongdual.nn.branch_spec import BranchSpec
 from torch_strongdual.nn.patch_map import PatchMap
 
@@ -50,7 +51,7 @@ class ParallelWeights:
 
         Raises:
             UnsupportedModelError: See :func:`~torch_strongdual.nn.branch_spec_of.branch_spec_of`.
-            InvalidInputError: If the weights are on the meta device.
+            InvalidInputError: If the weights are on the meta device, or sharded over processes.
 
         Example:
             >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -165,6 +166,7 @@ class ParallelWeights:
 
 
 def _frozen(tensor: Tensor) -> Tensor:
+    check_local(tensor)
     if tensor.is_meta:
         raise InvalidInputError(
             "The weights are on the meta device and hold no numbers; expected real ones. Load them, or call `to_empty` and "
