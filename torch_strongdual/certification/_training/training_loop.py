@@ -81,11 +81,11 @@ class TrainingLoop:
         self._offer(self._no_branches(), "start")
         self._seed_branches()
         stalls, max_rounds, effort = 0, 0, 1
+        offered: tuple[Witness, ...] = ()  # branches found at another strength have never been
         while True:
             before = self.objective, self.solver.best.value
             self._improve(effort)
             effort += 1
-            earlier = self.solver.witnesses
             certificate = self._bound(max_rounds)
             if certificate.is_certified:
                 return OptimizationStop.CERTIFIED
@@ -93,7 +93,9 @@ class TrainingLoop:
                 return OptimizationStop.FAILED
             if self.deadline.expired:
                 return OptimizationStop.TIME
-            self._grow(_new_witnesses(earlier, self.solver.witnesses))
+            self._grow(_new_witnesses(offered, self.solver.witnesses))
+            # Refits of the absolute loss leave hardly more branches than samples, and later ones need some of the others again.
+            offered = () if has_kinks(self.problem) else self.solver.witnesses
             progress = self._progress(*before)
             stalls = 0 if progress > 0.02 else stalls + int(max_rounds > 0)
             max_rounds = 0 if progress > 0.5 and not has_kinks(self.problem) else _COLUMN_ROUNDS
