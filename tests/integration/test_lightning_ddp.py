@@ -16,6 +16,7 @@ from torch import Tensor
 
 from torch_strongdual.callbacks import CertifyOptimality
 from torch_strongdual.certification import certify
+from torch_strongdual.metrics import DualityGap
 
 from ..contracts.lightning_regression import IGNORE_ADVICE, PATH_DECAY, Regression, make_data, make_loader, make_trainer
 
@@ -124,6 +125,30 @@ def test_weights_put_in_place_at_the_end_are_certified_on_two_ranks(tmp_path: Pa
     first, second = reports(tmp_path)
     assert first["history"] == second["history"]
     assert [record["epoch"] for record in first["history"]] == [0, 1, 1]
+
+
+class LogsGap(Regression):
+    """Rank 1 has no time to prove anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gap = DualityGap(self.net, loss=self.loss, path_decay=PATH_DECAY, time_budget=0.2)
+
+    def on_train_start(self) -> None:
+        if self.global_rank == 1:
+            self.gap.time_budget = 1e-9
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.gap.update(*batch)
+        self.log("gap", self.gap, on_epoch=True, on_step=False)
+        return super().training_step(batch, batch_idx)
+
+
+@IGNORE_ADVICE
+def test_the_metric_is_the_same_on_all_ranks(tmp_path: Path) -> None:
+    fit_on_two(tmp_path, CertifyOptimality(time_budget=0.05), max_epochs=1, module=LogsGap())
+    first, second = reports(tmp_path)
+    assert first["metrics"]["gap"] == second["metrics"]["gap"] > first["metrics"]["certificate/relative_gap"]
 
 
 @pytest.mark.slow

@@ -299,6 +299,7 @@ def test_the_samples_of_all_processes_are_gathered() -> None:
         ({"penalty": "l1"}, "`penalty` is 'l1'"),
         ({"rtol": -1.0}, "`rtol` is -1.0"),
         ({"time_budget": 0.0}, "`time_budget` is 0.0"),
+        ({"oracle": "auto"}, "`oracle` is of type str; expected a dual norm oracle"),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], match: str) -> None:
@@ -314,8 +315,11 @@ def test_unknown_keywords_are_refused_as_in_torchmetrics() -> None:
 def test_models_without_branches_and_losses_without_conjugate_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="has no branches"):
         make_metric(nn.Linear(2, 1))
-    with pytest.raises(UnsupportedLossError):
-        filled(loss=nn.KLDivLoss()).compute()
+    for loss in (nn.KLDivLoss(), nn.MSELoss, nn.functional.mse_loss, "mse"):
+        with pytest.raises(UnsupportedLossError, match="expected an instance of one of"):
+            make_metric(loss=loss)
+    with pytest.raises(UnsupportedLossError, match="reduction 'none'"):
+        make_metric(loss=nn.MSELoss(reduction="none"))
 
 
 def test_batches_have_to_be_tensors_of_equal_length() -> None:
@@ -328,3 +332,14 @@ def test_batches_have_to_be_tensors_of_equal_length() -> None:
     with pytest.raises(InvalidInputError, match="`targets` is of type list; expected a tensor"):
         metric.update(inputs, [1.0] * 12)  # type: ignore[arg-type]
     assert metric.inputs == metric.targets == []
+
+
+def test_samples_have_to_be_of_one_shape() -> None:
+    metric = make_metric()
+    inputs, targets = make_data()
+    metric.update(inputs, targets)
+    with pytest.raises(ShapeError, match=r"`inputs` has shape \(12, 1\), and the batch before \(12, 2\)"):
+        metric.update(inputs[:, :1], targets)
+    with pytest.raises(ShapeError, match=r"`targets` has shape \(12,\), and the batch before \(12, 1\)"):
+        metric.update(inputs, targets[:, 0])
+    assert len(metric.inputs) == len(metric.targets) == 1

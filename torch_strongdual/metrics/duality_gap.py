@@ -15,6 +15,7 @@ from torch_strongdual.certification import Certificate, certify
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.training_problem import CERTIFIED_PENALTIES
 from torch_strongdual.errors import InvalidInputError, ShapeError
+from torch_strongdual.losses import conjugate_loss
 from torch_strongdual.metrics._shared_module import SharedModule
 from torch_strongdual.nn import branch_spec_of
 
@@ -45,7 +46,8 @@ class DualityGap(Metric):
     - ``relative_gap`` (:class:`~torch.Tensor`): a float64 scalar, infinite if nothing is proven. That of ``forward`` is the gap
       on the batch alone.
 
-    Under distributed training the samples of all processes are gathered, and each process certifies on all of them.
+    Under distributed training the samples of all processes are gathered, and each process certifies on all of them. How far
+    each gets in its time differs; all return the largest gap, so that they stop, save and schedule alike.
 
     Args:
         model: A :class:`~torch_strongdual.nn.ParallelNet`, or an ``nn.Sequential`` of its layers.
@@ -59,9 +61,10 @@ class DualityGap(Metric):
 
     Raises:
         UnsupportedModelError: If the model has no known branches.
-        InvalidInputError: If a number is out of its range; in ``update``, if inputs or targets are no tensors; in ``compute``,
-            if there are no samples.
-        ShapeError: In ``update``, if there are not as many targets as inputs.
+        UnsupportedLossError: If the loss is no module with a known conjugate.
+        InvalidInputError: If a number is out of its range, or the oracle none; in ``update``, if inputs or targets are no
+            tensors; in ``compute``, if there are no samples.
+        ShapeError: In ``update``, if there are not as many targets as inputs, or samples have another shape than those before.
 
     Example:
         >>> from torch_strongdual.nn import ParallelNet
@@ -97,6 +100,9 @@ class DualityGap(Metric):
     ) -> None:
         super().__init__(**{"compute_with_cache": False, **kwargs})
         branch_spec_of(model)
+        _check_loss(loss)
+        if oracle is not None and not isinstance(oracle, AbstractDualNormOracle):
+            raise InvalidInputError(f"`oracle` is of type {type(oracle).__name__}; expected a dual norm oracle.")
         check_positive("path_decay", path_decay)
         check_non_negative("path_decay", path_decay)  # nor infinite
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
@@ -128,6 +134,12 @@ class DualityGap(Metric):
                 f"`inputs` has shape {tuple(inputs.shape)} and `targets` {tuple(targets.shape)}; expected as many samples in "
                 "both."
             )
+        for name, value, before in (("inputs", inputs, self.inputs), ("targets", targets, self.targets)):
+            if before and before[-1].shape[1:] != value.shape[1:]:
+                raise ShapeError(
+                    f"`{name}` has shape {tuple(value.shape)}, and the batch before {tuple(before[-1].shape)}; expected "
+                    "samples of the same shape."
+                )
         self.inputs.append(inputs.detach())
         self.targets.append(targets.detach())
 
@@ -148,7 +160,10 @@ class DualityGap(Metric):
             time_budget=self.time_budget,
         )
         device = "cpu" if inputs.device.type == "mps" else inputs.device  # which has no float64
-        return torch.tensor(self._certificate.relative_gap, dtype=torch.float64, device=device)
+        gap = torch.tensor(self._certificate.relative_gap, dtype=torch.float64, device=device)
+        if self._is_synced and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gap, torch.distributed.ReduceOp.MAX, group=self.process_group)
+        return gap
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> Any:
         """Draw one gap, or several in a row, as other metrics of torchmetrics do (needs matplotlib).
@@ -166,3 +181,11 @@ class DualityGap(Metric):
         """Forget all samples, and the certificate."""
         super().reset()
         self._certificate = None
+
+
+def _check_loss(loss: object) -> None:
+    """Refuse now what :meth:`DualityGap.compute` could only refuse at the end of an epoch."""
+    try:
+        conjugate_loss(loss, torch.zeros(1), num_outputs=1)  # type: ignore[arg-type]  # whatever it is
+    except InvalidInputError:
+        return  # of the right class: only the probe does not fit
