@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from torch_strongdual.certification import TrainingProblem
+from torch_strongdual.functional import path_penalty
 
 from ._objective import Objective
 
@@ -30,18 +31,18 @@ _CURE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Expected:
-    """Loss of the network, loss of the zero network, path penalty times its strength."""
+    """Loss of the network, its scale, and the path penalty times its strength in the forms that have the same minimum."""
 
     loss: float
     scale: float
-    penalty: float
+    penalties: tuple[float, ...]
 
 
 class LossComparison:
     """Compares, on the batch of the first gradient of a fit, what is differentiated with what is certified.
 
     Args:
-        may_have_penalty: Whether the path penalty may be part of the loss, in any form that is at least the certified one.
+        may_have_penalty: Whether the path penalty may be part of the loss, in any form that has the certified minimum.
 
     Attributes:
         batch: What ``training_step`` is given.
@@ -92,11 +93,11 @@ def _difference(
     value = float(minimised.detach()) * _undone_scaling(trainer)
     if expected is None or not all(map(math.isfinite, (value, expected.loss, expected.scale))):
         return None
-    tolerance = _rtol(trainer) * (abs(expected.loss) + abs(expected.scale))
-    if abs(value - expected.loss) <= tolerance:
-        return None
-    least = expected.penalty / (trainer.num_training_batches if getattr(loss, "reduction", "mean") == "sum" else 1)
-    if may_have_penalty and value >= expected.loss + least - tolerance:
+    passing = [0.0]
+    if may_have_penalty:
+        shares = (1, trainer.num_training_batches) if getattr(loss, "reduction", "sum") == "sum" else (1,)
+        passing += [penalty / share for penalty in expected.penalties for share in shares]
+    if any(_is_close(value, expected, extra, _rtol(trainer)) for extra in passing):
         return None
     return (
         f"`training_step` returns {value:.6g} for the first batch, where {type(loss).__name__} of the network is "
@@ -116,9 +117,19 @@ def _expected(batch: Any, objective: Objective, loss: nn.Module) -> _Expected | 
         primal = problem.primal(weights)
         zero = torch.zeros_like(primal.outputs)
         values = [float(problem.loss.value(outputs)) for outputs in (primal.outputs, zero)]
+        forms = ("l2_path",) if penalty.penalty == "l2_path" else ("product", "power")
+        penalties = [float(path_penalty(weights.weights, form).sum()) for form in forms]
     except Exception:  # what is wrong with the problem is said where all data are read
         return None
-    return _Expected(loss=values[0], scale=values[1], penalty=penalty.path_decay * primal.penalty)
+    return _Expected(
+        loss=values[0],
+        scale=abs(values[0]) + abs(values[1]),
+        penalties=tuple(penalty.path_decay * value for value in penalties),
+    )
+
+
+def _is_close(value: float, expected: _Expected, extra: float, rtol: float) -> bool:
+    return abs(value - expected.loss - extra) <= rtol * (expected.scale + extra)
 
 
 def _undone_scaling(trainer: pl.Trainer) -> float:
@@ -140,6 +151,6 @@ def _reason(batch: Any, objective: Objective, value: float, expected: _Expected)
             f"The targets have shape {tuple(targets.shape)} and the outputs {(len(targets), 1)}, which torch broadcasts "
             "against each other unless one of them is reshaped: `targets.unsqueeze(1)`. "
         )
-    if abs(value - expected.loss - expected.penalty) <= 1e-2 * expected.penalty:
+    if any(_is_close(value, expected, penalty, _RTOL) for penalty in expected.penalties):
         return "The difference is the path penalty, which the optimizer applies already. "
     return ""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -129,6 +130,27 @@ def test_the_same_loss_passes(tmp_path: Path, options: dict[str, Any], module: t
     callback = CertifyOptimality(time_budget=SHORT)
     make_trainer(tmp_path, callback, max_epochs=1, **options).fit(module(), make_loader())
     assert len(callback.history) == 1
+
+
+@IGNORE_ADVICE
+def test_what_is_no_penalty_is_refused_also_where_one_is_stated(tmp_path: Path) -> None:
+    for callback in (CertifyOptimality(path_decay=9 * PATH_DECAY), CertifyOptimality(path_decay=PATH_DECAY, penalty="l2_path")):
+        with pytest.raises(MisconfigurationException, match="what is trained is not what would be certified"):
+            make_trainer(tmp_path, callback).fit(Penalised(make_optimizer=plain_adam), make_loader())
+
+
+@IGNORE_ADVICE
+def test_gradient_scaling_is_undone(tmp_path: Path) -> None:
+    for module, is_the_same in ((Regression, True), (Scaled, False)):
+        callback = CertifyOptimality(path_decay=PATH_DECAY, time_budget=SHORT)
+        precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+        trainer = make_trainer(tmp_path, callback, max_epochs=1, plugins=[precision])
+        if is_the_same:
+            trainer.fit(module(make_optimizer=plain_adam), make_loader())
+            assert len(callback.history) == 1
+        else:
+            with pytest.raises(MisconfigurationException, match="what is trained is not"):
+                trainer.fit(module(make_optimizer=plain_adam), make_loader())
 
 
 @pytest.mark.parametrize("module", [Regression, Penalised, PenalisedByPowers])
