@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from tests.properties.test_certificate_soundness import LOSSES, Drawn, draw
 from torch_strongdual.certification import (
@@ -339,6 +340,13 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         net.branch_weights()[1][0] = math.nan
     with pytest.raises(InvalidInputError, match=r"2\.weight"):
         optimize_to_certificate(net, *data(), loss=nn.MSELoss(), path_decay=0.1)
+
+
+def test_weights_that_are_computed_are_refused_before_any_work() -> None:
+    net = build("relu", 2, 1)
+    weight_norm(net.get_submodule("0"))
+    with pytest.raises(UnsupportedModelError, match="computed from other parameters"):
+        optimize_to_certificate(net, *data(), loss=nn.MSELoss(), path_decay=0.1, time_budget=math.inf)
 
 
 def test_an_assessment_uses_the_bound_that_is_known_and_withdraws_a_wrong_one() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from torch_strongdual.errors import ShapeError, UnsupportedModelError
+from torch_strongdual.errors import ShapeError, StrongDualWarning, UnsupportedModelError
 from torch_strongdual.nn import BranchSequential, GatedReLU, ParallelNet, branch_spec_of
 
 from ._networks import BRANCHES, make_net
@@ -102,6 +105,18 @@ def test_does_not_change_the_module() -> None:
     assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
     assert torch.equal(torch.get_rng_state(), rng)
     assert not net.training
+
+
+@pytest.mark.parametrize("name", ["", "0", "1"])
+def test_hooks_that_may_change_outputs_are_warned_of(name: str) -> None:
+    net = make_net("two_layers")
+    handle = net.get_submodule(name).register_forward_hook(lambda module, arguments, outputs: 2 * outputs)
+    with pytest.warns(StrongDualWarning, match="what a hook changes in inputs or outputs is not seen"):
+        branch_spec_of(net)
+    handle.remove()
+    masked: Any = prune.l1_unstructured
+    masked(net.get_submodule("0"), "weight", amount=0.5)  # seen in the weights
+    branch_spec_of(net)
 
 
 class TestReplacedLayers:

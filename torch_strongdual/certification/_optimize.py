@@ -113,6 +113,7 @@ def check_startable(net: object, inputs: Tensor) -> None:
             f"`net` is a {type(net).__name__}; expected a ParallelNet, to which branches can be added. "
             "ParallelNet.from_sequential makes one."
         )
+    net.path_param_groups(path_decay=0.0)  # refuses weights that are computed from other parameters, before any work
     check_finite("inputs", inputs)
     for name, parameter in net.named_parameters():
         check_finite(name, parameter.detach())

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import nn
 
-from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.errors import StrongDualWarning, UnsupportedModelError
+from torch_strongdual.nn._stacked_layer import WEIGHT_HOOKS
 from torch_strongdual.nn.parallel_net import ParallelNet
 
 __all__ = ["as_parallel_net"]
+
+
+def _may_be_changed_by_hooks(module: nn.Module) -> bool:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(not isinstance(hook, WEIGHT_HOOKS) for hook in hooks)
 
 
 def as_parallel_net(module: nn.Module) -> ParallelNet:
@@ -15,7 +23,17 @@ def as_parallel_net(module: nn.Module) -> ParallelNet:
 
     Raises:
         UnsupportedModelError: If it is neither, or a subclass that computes something else.
+
+    Warns:
+        StrongDualWarning: If there are hooks, which may change what it computes.
     """
+    if any(_may_be_changed_by_hooks(part) for part in module.modules()):
+        warnings.warn(
+            f"The {type(module).__name__} has forward hooks. What is certified is the network of its weights: what a hook "
+            "changes in inputs or outputs is not seen. If one does, put that into the data or into a module around it.",
+            StrongDualWarning,
+            stacklevel=2,
+        )
     if isinstance(module, nn.Sequential):
         return ParallelNet.from_sequential(module, num_branches=1)
     if not isinstance(module, ParallelNet):

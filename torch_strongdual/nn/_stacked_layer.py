@@ -14,7 +14,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from torch_strongdual.functional._branch_weights import per_branch
 
-__all__ = ["StackedLayer", "copied_parameter", "stacked_parameters"]
+__all__ = ["WEIGHT_HOOKS", "StackedLayer", "copied_parameter", "stacked_parameters"]
+
+#: Hooks that compute a weight before a call, from parameters of other names.
+WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 class StackedLayer(nn.Module):
@@ -40,7 +43,7 @@ class StackedLayer(nn.Module):
     def up_to_date(self) -> Self:
         """The layer itself, after masks and norms have computed its weights, which they do before a call only."""
         for hook in self._forward_pre_hooks.values():
-            if isinstance(hook, (BasePruningMethod, SpectralNorm, WeightNorm)):
+            if isinstance(hook, WEIGHT_HOOKS):
                 hook(self, ())
         return self
 

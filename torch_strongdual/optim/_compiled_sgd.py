@@ -149,7 +149,7 @@ def _kernel(dtype: torch.dtype) -> Callable[..., None]:
 
 
 def _announce() -> None:
-    _logger.warning("Compiling the step of PathSGD for this machine, once: 5 to 10 seconds.")
+    _logger.warning("Compiling the step of PathSGD for this machine, once: a few seconds.")
 
 
 @functools.lru_cache(maxsize=1)

@@ -73,7 +73,7 @@ class PathSGD(AbstractPathOptimizer):
         maximize: Whether to maximise the loss; the penalty is still minimised.
         foreach: Whether to use multi-tensor operations; ``None`` means on CUDA only. Unless it is ``True``, large layers on the
             CPU are stepped by compiled code for the product form, which reads them from memory as often as SGD does (the
-            first step on a machine compiles it, in some six seconds, and says so).
+            first step on a machine compiles it, in a few seconds, and says so).
         differentiable: Not supported; only ``False`` is accepted.
 
     Raises:
