@@ -20,7 +20,8 @@ from ._fingerprint import data_digest
 
 __all__ = ["BATCHES_CURE", "CertifiedData", "check_data", "read_training_data"]
 
-CertifiedData: TypeAlias = Sequence[Tensor] | Dataset[Any] | DataLoader[Any]
+# Without parameters: of Dataset[Any] jsonargparse, which reads the configurations of LightningCLI, makes a bare Dataset.
+CertifiedData: TypeAlias = Sequence[Tensor] | Dataset | DataLoader  # type: ignore[type-arg]
 
 _BATCH_SIZE = 256
 _NUM_REPEATED = 256  # samples read twice more, to see whether they stay the same
@@ -32,6 +33,8 @@ _CURE = "Pass what the network is trained on by `data=`: tensors (inputs, target
 def check_data(data: object) -> None:
     """Raise MisconfigurationException unless ``data`` is of a kind that can be read."""
     if isinstance(data, (DataLoader, Dataset)):
+        if not isinstance(data, (DataLoader, IterableDataset)) and not hasattr(data, "__len__"):
+            raise MisconfigurationException(f"`data` is a {type(data).__name__} without a length; expected one with `__len__`.")
         return
     is_pair = isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
     if not is_pair:
@@ -136,6 +139,8 @@ def _hidden_by_trainer(trainer: pl.Trainer, loader: Any) -> str | None:
             f"the trainer takes {trainer.num_training_batches} of its {len(loader)} batches (`limit_train_batches` or "
             "`overfit_batches`)"
         )
+    if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
+        return "the trainer makes another one every few epochs (`reload_dataloaders_every_n_epochs`), maybe of other data"
     sampler = loader.sampler
     if isinstance(sampler, DistributedSampler) and sampler.num_replicas != trainer.world_size:
         return f"its sampler is for {sampler.num_replicas} processes, and there are {trainer.world_size}"

@@ -71,7 +71,7 @@ class CertifyOptimality(Callback):
 
     Args:
         every_n_epochs: Certify in epochs 0, n, 2n, ... and at the end of training, with the weights that the fit leaves: their
-            average, say, where another callback averages them.
+            average, say, where another callback averages them. (What comes that late is in ``history``, and not logged.)
         net: Name of the attribute of the LightningModule to certify; ``None`` if it has only one ParallelNet.
         loss: The loss that is trained; ``None`` if the LightningModule has only one attribute that is a supported loss module.
         path_decay: Strength of the path penalty; ``None`` reads it, each time, from the optimizer's parameter groups.

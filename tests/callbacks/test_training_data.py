@@ -142,6 +142,19 @@ def test_trainers_that_leave_out_batches_are_refused(tmp_path: Path) -> None:
     assert message in refusal(tmp_path, make_loader(), overfit_batches=2)
 
 
+def test_data_sets_need_a_length_unless_they_are_streams() -> None:
+    with pytest.raises(MisconfigurationException, match="`data` is a Dataset without a length"):
+        CertifyOptimality(data=Dataset())
+    CertifyOptimality(data=Stream())
+
+
+@IGNORE_ADVICE
+def test_loaders_that_are_made_anew_may_have_other_data(tmp_path: Path) -> None:
+    assert "`reload_dataloaders_every_n_epochs`), maybe of" in refusal(
+        tmp_path, make_loader(), reload_dataloaders_every_n_epochs=1
+    )
+
+
 class Moves(Regression):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
