@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torch_strongdual.errors import InvalidInputError, ShapeError
 from torch_strongdual.functional import PATH_PENALTIES
@@ -261,6 +261,24 @@ class TestGuests:
         assert all(layer.isfinite().all() for layer in layers)
 
 
+@pytest.mark.parametrize("foreach", [None, True])
+def test_plain_groups_may_be_complex_and_in_sgd_sparse(make: MakeOptimizer, foreach: bool | None) -> None:
+    stock: Any = torch.optim.SGD if make is PathSGD else torch.optim.Adam
+    options: dict[str, Any] = {"lr": 0.1, "foreach": foreach, **momentum(make)}
+    found = []
+    for make_one in (make, stock):
+        numbers = torch.tensor([1.0 + 2.0j, 3.0], requires_grad=True)
+        table = nn.Embedding(5, 2, sparse=make is PathSGD, _weight=torch.arange(10.0).reshape(5, 2))
+        optimizer = make_one([numbers, *table.parameters()], **options)
+        for step in range(3):
+            optimizer.zero_grad()
+            backward(table(torch.tensor([step, 3])).square().sum() + (numbers * numbers.conj()).real.sum())
+            optimizer.step()
+        found.append((numbers.detach(), table.weight.detach()))
+    for own, expected in zip(*found, strict=True):
+        assert torch.equal(own, expected)
+
+
 class TestRefusals:
     def test_state_of_branches_that_are_gone(self, make: MakeOptimizer) -> None:
         """As after ``net.prune_()``: with a message, and as it was before once the state is dropped."""
@@ -355,15 +373,18 @@ class TestRefusals:
             make([branch_group(params)])
 
     def test_complex_parameters(self, make: MakeOptimizer) -> None:
-        with pytest.raises(InvalidInputError, match=r"shape \(3,\) is complex"):
-            make([torch.ones(3, dtype=torch.complex64, requires_grad=True)])
+        with pytest.raises(InvalidInputError, match=r"shape \(4, 3, 3\) is complex"):
+            make([branch_group([layer.detach().to(torch.complex64) for layer in random_layers()])])
 
     def test_sparse_gradients(self, make: MakeOptimizer) -> None:
-        weight = torch.ones(3, 2, requires_grad=True)
-        optimizer = make([weight])
-        weight.grad = torch.ones(3, 2).to_sparse()
-        with pytest.raises(RuntimeError, match=r"sparse gradient for a parameter of shape \(3, 2\)"):
-            optimizer.step()
+        layers, weight = random_layers(), torch.ones(3, 2, requires_grad=True)
+        for params, last in (([weight], weight), ([branch_group(layers)], layers[2])):
+            if make is PathSGD and last is weight:
+                continue  # as with SGD
+            optimizer = make(params)
+            last.grad = torch.ones_like(last).to_sparse()
+            with pytest.raises(RuntimeError, match=r"sparse gradient for a parameter of shape"):
+                optimizer.step()
 
     def test_refused_group_leaves_the_optimizer_as_it_was(self, make: MakeOptimizer) -> None:
         optimizer = make([branch_group(random_layers())], path_decay=0.1)

@@ -40,6 +40,8 @@ class AbstractPathOptimizer(Optimizer):
 
     _option_defaults: ClassVar[Mapping[str, Any]]
     """Options as they were before a checkpoint knew them."""
+    _steps_sparse: ClassVar[bool] = False
+    """Whether parameters of plain groups may have sparse gradients."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._check_options(defaults)
@@ -79,7 +81,7 @@ class AbstractPathOptimizer(Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RuntimeError: If a gradient is sparse.
+            RuntimeError: If a gradient is sparse, except of a plain group of :class:`PathSGD`.
             ShapeError: If branches were added or removed, and the state of the optimizer was not adapted.
         """
         loss = None
@@ -129,10 +131,10 @@ class AbstractPathOptimizer(Optimizer):
             if group.get(name):
                 raise InvalidInputError(f"`{name}` is {group[name]!r} in a parameter group of {type(self).__name__}. {advice}")
         group.setdefault("layer_index", None)
-        complex_shapes = [tuple(param.shape) for param in group["params"] if torch.is_complex(param)]
-        if complex_shapes:
-            raise InvalidInputError(f"a parameter of shape {complex_shapes[0]} is complex; expected real parameters.")
         if group["layer_index"] is not None:
+            complex_shapes = [tuple(param.shape) for param in group["params"] if torch.is_complex(param)]
+            if complex_shapes:
+                raise InvalidInputError(f"a layer of shape {complex_shapes[0]} is complex; expected real layers of branches.")
             group["layer_index"] = tuple(int(layer) for layer in group["layer_index"])
             BranchStructure.of(group["params"], group["layer_index"])
         elif group["path_decay"] > 0:
@@ -142,6 +144,8 @@ class AbstractPathOptimizer(Optimizer):
             )
 
     def _refuse_sparse(self, group: dict[str, Any]) -> None:
+        if group["layer_index"] is None and self._steps_sparse:
+            return
         for param in group["params"]:
             if param.grad is not None and param.grad.is_sparse:
                 raise RuntimeError(

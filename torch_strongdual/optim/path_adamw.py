@@ -158,6 +158,7 @@ class PathAdamW(AbstractPathOptimizer):
             [state["step"] for state in states],
             foreach=group["foreach"],
             capturable=group["capturable"],
+            has_complex=any(torch.is_complex(param) for param in params),
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,

@@ -94,6 +94,7 @@ class PathSGD(AbstractPathOptimizer):
         https://arxiv.org/abs/1404.4805
     """
 
+    _steps_sparse: ClassVar[bool] = True
     _option_defaults: ClassVar[Mapping[str, Any]] = {
         "nesterov": False,
         "maximize": False,
@@ -148,11 +149,12 @@ class PathSGD(AbstractPathOptimizer):
 
     def _step_plain(self, group: dict[str, Any]) -> None:
         params = [param for param in group["params"] if param.grad is not None]
-        buffers = self._buffers(group, params)
+        buffers, grads = self._buffers(group, params), [param.grad for param in params]
         sgd(
             params,
-            [param.grad for param in params],
+            grads,
             buffers,
+            has_sparse_grad=any(grad is not None and grad.is_sparse for grad in grads),
             foreach=group["foreach"],
             weight_decay=0.0,
             momentum=group["momentum"],
