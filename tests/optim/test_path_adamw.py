@@ -59,6 +59,16 @@ def test_plain_groups_equal_adam(foreach: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_step_counts_of_plain_groups_are_on_the_cpu_whatever_the_default_device() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = PathAdamW([weight], lr=0.1)
+    weight.grad = torch.ones(3)
+    with torch.device("meta"):  # stands for a GPU: a count there would be read back in every step
+        optimizer.step()
+    assert optimizer.state[weight]["step"].device.type == "cpu"
+    assert bool((weight < 1.0).all())
+
+
 def test_blocks_of_one_entry_without_decay_equal_adam() -> None:
     """A block of one entry has its own second moment, as every entry has in Adam."""
     ours, stock = ([torch.full((5, 1, 1), 0.5, dtype=torch.float64, requires_grad=True) for _ in range(3)] for _ in range(2))

@@ -145,7 +145,7 @@ class PathAdamW(AbstractPathOptimizer):
             if not self.state[param]:
                 zeros = [torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2)]
                 # on the CPU, as in torch, since it is read in every step, unless that is forbidden
-                step = torch.zeros((), device=param.device) if group["capturable"] else torch.tensor(0.0)
+                step = torch.zeros((), device=param.device) if group["capturable"] else torch.zeros((), device="cpu")
                 self.state[param].update(step=step, exp_avg=zeros[0], exp_avg_sq=zeros[1])
         states = [self.state[param] for param in params]
         beta1, beta2 = group["betas"]

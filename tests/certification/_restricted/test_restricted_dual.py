@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torch_strongdual.certification import Deadline, TrainingProblem
 from torch_strongdual.certification._restricted import restricted_program
+from torch_strongdual.certification._restricted.group_lasso import solve_group_lasso
 from torch_strongdual.certification._restricted.program_data import ProgramData
 from torch_strongdual.certification._restricted.restricted_dual import AtomSet, solve_restricted_dual
 from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
@@ -84,6 +85,16 @@ def test_both_solvers_agree_with_the_truth_to_a_millionth(loss: nn.Module, name:
         dual = problem.loss.dual_objective(solution.candidate / max(violation, 1.0))
         assert truth * (1 - 2e-6) <= dual <= truth * (1 + 1e-6)
     assert programs.num_canonicalised == 1
+
+
+@pytest.mark.parametrize(("loss", "name", "num_outputs"), [case for case in CASES if case[1] != "absolute"])
+def test_first_order_steps_make_tensors_where_their_data_are(loss: nn.Module, name: str, num_outputs: int) -> None:
+    """A tensor without a device would be one of the default device, here one without numbers."""
+    problem, atoms = pose(loss, num_outputs=num_outputs, bias=True)
+    with torch.device("meta"):
+        found = solve_group_lasso(problem, atoms.features, atoms.coefficients, rtol=1e-8, deadline=Deadline(30.0))
+    assert found.relative_gap <= 1e-8
+    assert found.coefficients.device == atoms.features.device
 
 
 def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> None:

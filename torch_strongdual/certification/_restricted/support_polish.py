@@ -42,14 +42,14 @@ def polished(
     from scipy.optimize import minimize
 
     used = (torch.linalg.vector_norm(point, dim=1) > 0) | (weights == 0)
-    columns, penalties, start = atoms[:, used], weights[used].numpy(), point[used].numpy()
+    columns, penalties, start = atoms[:, used], weights[used].cpu().numpy(), point[used].cpu().numpy()
 
     def objective(flat: FloatArray) -> tuple[float, FloatArray]:
         rows = flat.reshape(start.shape)
-        value, residual = value_and_residual(columns @ torch.from_numpy(rows))
+        value, residual = value_and_residual(columns @ torch.from_numpy(rows).to(columns.device))
         norms = np.linalg.norm(rows, axis=1)
         directions = rows / np.maximum(norms, 1e-300)[:, None]
-        gradient = penalties[:, None] * directions - (columns.T @ residual).numpy()
+        gradient = penalties[:, None] * directions - (columns.T @ residual).cpu().numpy()
         return value + float(penalties @ norms), gradient.ravel()
 
     def stop_in_time(_: FloatArray) -> None:
@@ -65,5 +65,5 @@ def polished(
         options={"maxiter": _MAX_ITERATIONS, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-12},
     )
     result = point.clone()
-    result[used] = torch.from_numpy(np.asarray(found.x).reshape(start.shape))
+    result[used] = torch.from_numpy(np.asarray(found.x).reshape(start.shape)).to(result.device)
     return result
