@@ -34,6 +34,8 @@ _MAX_ACTIVATIONS = 3  # beyond, leaky ones have many functionals
 _SETTLED, _CLOSE = 1e-3, 2e-3  # progress, and distance from what can be reached, relative to the value
 _PATIENCE = 4
 _RTOL = 5e-3
+_ATTEMPTS = 2  # splits without a better point
+_EASY_RANK = 5  # proofs of cases are quick
 
 
 class DeepJointCandidate(AbstractJointCandidate):
@@ -44,7 +46,7 @@ class DeepJointCandidate(AbstractJointCandidate):
     """
 
     worthwhile_from = 0.02
-    share, total_share = 0.75, 0.95
+    share, total_share = 0.9, 0.95
 
     def __init__(self, problem: TrainingProblem) -> None:
         self._problem = problem
@@ -54,6 +56,7 @@ class DeepJointCandidate(AbstractJointCandidate):
         self._point: Tensor | None = None
         self._upper = math.inf
         self._is_unfinished = False  # the proof of the last point
+        self._has_settled = False  # the iterations, for the cases there are
         self.is_spent = not self.supports(problem)
 
     @staticmethod
@@ -90,13 +93,13 @@ class DeepJointCandidate(AbstractJointCandidate):
             self._iterations = self._begun(oracle, state, near)
         is_new = False
         if self._iterations is not None and not self._is_unfinished:
-            is_new = self._iterated(self._iterations, state, deadline.fraction(0.8))
+            is_new = self._iterated(self._iterations, state, deadline.fraction(0.9))
         if self._iterations is not None and is_new:
             self._point = self._proposed(self._iterations, oracle, state)
         if self._point is None or (deadline.expired and not is_new):
             self.is_spent = not deadline.expired
             return None
-        bound = oracle.bound(state, self._point, BoundRequest(rtol=_RTOL, deadline=deadline))
+        bound = oracle.bound(state, self._point, BoundRequest(rtol=_RTOL, floor=self._floor(state, is_new), deadline=deadline))
         was_unfinished, self._is_unfinished = self._is_unfinished, deadline.expired
         if not is_new and not bound.upper < self._upper:  # the same point, more cases
             self.is_spent, self._is_unfinished = not was_unfinished, False
@@ -125,23 +128,44 @@ class DeepJointCandidate(AbstractJointCandidate):
         feasible = min(1.0, training.path_decay / estimate) if estimate > 0.0 else 1.0  # 0 if not searched yet
         return JointSlopes(training, (known[0], known[1]) if factor > 0.0 else (known[1], known[0]), feasible * duals)
 
+    def _floor(self, state: DepthRecursionState, is_new: bool) -> float:
+        """What a new point's lines promise: a point with more cases is worth more than more cases of this one."""
+        found = None if self._iterations is None else self._iterations.found
+        if found is None or not is_new:
+            return 0.0
+        norm = found.estimate * self._unit * state.scale * math.sqrt(self._problem.loss.num_outputs)
+        return (1.0 + 0.25 * _RTOL) * norm
+
     def _iterated(self, iterations: JointSlopes, state: DepthRecursionState, deadline: Deadline) -> bool:
-        """Whether there is a point that was not proven yet."""
+        """Whether there is a point that was not proven yet; once a point settled, cases are split first."""
+        for _ in range(_ATTEMPTS):
+            if self._has_settled and not (state.row_space.rank <= _EASY_RANK and iterations.split()):
+                break
+            while True:
+                self._has_settled = self._settled(iterations, state, deadline)
+                if iterations.complete(state.known_starts, deadline) or not self._has_settled:
+                    break
+            found = iterations.found
+            if (found is not None and found.value > self._proven_value) or not self._has_settled:
+                break
+        return iterations.found is not None and iterations.found.value > self._proven_value
+
+    def _settled(self, iterations: JointSlopes, state: DepthRecursionState, deadline: Deadline) -> bool:
+        """Iterate until the point changes no more; whether there was time for that."""
         before, stalls = -math.inf, 0
         while stalls < _PATIENCE:
             if deadline.expired or not iterations.advance(state.known_starts, deadline):
-                break
-            best = iterations.best
-            value = -math.inf if best is None else best.value
+                return False
+            value = iterations.value
             stalls = 0 if value > before + _SETTLED * abs(value) else stalls + 1
             before = max(value, before)
             if iterations.hoped - value <= _CLOSE * abs(value):
                 break
-        return iterations.best is not None and iterations.best.value > self._proven_value
+        return True
 
     def _proposed(self, iterations: JointSlopes, oracle: DepthRecursion, state: DepthRecursionState) -> Tensor | None:
         """The point in the units of the problem; its lines are handed to the oracle."""
-        best = iterations.best
+        best = iterations.found
         if best is None:
             return None
         self._proven_value = best.value
@@ -154,8 +178,9 @@ class DeepJointCandidate(AbstractJointCandidate):
             return None
         if (asked := _asked(candidate)) is not None:
             factor = _factor(asked, best.duals)
-            for sign, search in zip((1.0, -1.0), best.searches, strict=True):
-                oracle.suggest(state, search.at(math.copysign(sign, sign * factor) * asked, abs(factor)))
+            for sign, searches in zip((1.0, -1.0), best.searches, strict=True):
+                signed = math.copysign(1.0, sign * factor) * asked
+                oracle.suggest(state, [search.at(signed, abs(factor)) for search in searches])
         return candidate
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -26,9 +27,10 @@ from torch_strongdual.certification.oracles._depth.deep_witnesses import (
 from torch_strongdual.certification.oracles._depth.open_reason import reason_of
 from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
 from torch_strongdual.certification.oracles._depth.side_memory import SideBound, SideMemory
+from torch_strongdual.certification.oracles._depth.side_proof import proven_cells, proven_side
 from torch_strongdual.certification.oracles._depth.sign_cells import cases_of
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
-from torch_strongdual.certification.oracles._depth.slope_tree import Leaf, SlopeTree
+from torch_strongdual.certification.oracles._depth.slope_tree import SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
@@ -50,7 +52,6 @@ FloatArray = NDArray[np.float64]
 _MAX_ACTIVATIONS = 6
 _MOST_PAIRS = 500  # to begin with
 _MOST_STARS = 1200
-_LEAF_ACCURACY = 0.25  # of the tolerance: the rest is for the lines
 _COARSE = 0.015  # tolerances above are for lines alone
 _SPLIT_SHARE = 0.7  # of the time left when the lines are at their best
 _LEAST_GAIN = 1e-4  # of going on with a case
@@ -332,6 +333,8 @@ class DepthRecursion(AbstractDualNormOracle):
         known = state.memory.recall(duals)
         if known is not None and known.answers(request, enough):
             return known
+        if known is not None and known.is_unproven:
+            return state.memory.remember(duals, proven_cells(self.inner, state.row_space, known, request))
         search = None if known is None else known.search
         if search is None or not search.is_at_best:
             search = find_slopes(
@@ -354,9 +357,15 @@ class DepthRecursion(AbstractDualNormOracle):
         tree = self._tree(state, duals)
         return SlopeSearch(tree=tree, choices=tree.middle(), estimate=math.inf, points=[], mixture=[])
 
-    def suggest(self, state: DepthRecursionState, search: SlopeSearch) -> None:
-        """Have :meth:`bound` take these lines when asked for the duals of their tree: it will only prove them."""
-        state.memory.remember(search.tree.duals, SideBound(upper=math.inf, search=search))
+    def suggest(self, state: DepthRecursionState, searches: Sequence[SlopeSearch]) -> None:
+        """Have :meth:`bound` take these lines when asked for the duals of their trees: it will only prove them.
+
+        Args:
+            state: From :meth:`init`.
+            searches: Without signs first, then, if there are any, one for each case of a partition by signs.
+        """
+        cells = tuple(SideBound(upper=math.inf, search=search) for search in searches[1:])
+        state.memory.remember(searches[0].tree.duals, SideBound(upper=math.inf, search=searches[0], cells=cells))
 
     def _tree(self, state: DepthRecursionState, duals: FloatArray) -> SlopeTree:
         """What to choose slopes and flows for."""
@@ -365,34 +374,4 @@ class DepthRecursion(AbstractDualNormOracle):
         return SlopeTree.of(duals, state.slopes, groups)
 
     def _proven(self, state: DepthRecursionState, search: SlopeSearch, request: BoundRequest) -> SideBound:
-        """Bound the leaves at the slopes found, largest first: no leaf has to be bounded below the largest."""
-        leaves = search.tree.leaves(search.choices)
-        estimates = [
-            float(np.max(leaf.on(state.row_space.rows).values(found), initial=0.0))
-            for leaf, found in zip(leaves, search.points, strict=True)
-        ]
-        upper, limited_by = 0.0, ""
-        order = sorted(range(len(leaves)), key=lambda index: -estimates[index])
-        for position, index in enumerate(order):
-            if leaves[index].is_never_positive:
-                continue
-            asked = BoundRequest(
-                rtol=_LEAF_ACCURACY * request.rtol,
-                floor=max(request.floor, upper),
-                deadline=request.deadline.fraction(1.0 / (len(order) - position)),
-            )
-            value, reason = self._leaf_bound(state, leaves[index], asked, search.points[index])
-            if value > upper:
-                upper, limited_by = value, reason
-        return SideBound(upper=upper, search=search, limited_by=limited_by)
-
-    def _leaf_bound(
-        self, state: DepthRecursionState, leaf: Leaf, request: BoundRequest, starts: FloatArray
-    ) -> tuple[float, str]:
-        """Proven maximum of a leaf over the unit ball of the original coordinates."""
-        problem = leaf.on(state.row_space.rows)
-        found = self.inner.maximise(problem, request, starts)
-        rounding = leaf.rounding(state.row_space.rows)
-        lost = state.row_space.loss_of_reduction(leaf.sample_slopes)
-        upper = ((found.upper + rounding) * state.row_space.basis_norm + lost) * (1.0 + 16 * UNIT_ROUNDOFF)
-        return (upper if math.isfinite(upper) else math.inf), str(found.stats.get("limited_by", ""))
+        return proven_side(self.inner, state.row_space, search, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,16 @@ class SideBound:
     search: SlopeSearch | None
     limited_by: str = ""
     cells: tuple[SideBound, ...] = ()
+
+    @property
+    def estimate(self) -> float:
+        """What the search expects; ``inf`` without one."""
+        return math.inf if self.search is None else self.search.estimate
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether there are cases, none of them proven yet."""
+        return bool(self.cells) and all(math.isinf(cell.upper) for cell in self.cells)
 
     def split(self, number: int, parts: tuple[SideBound, ...]) -> SideBound:
         """With cell ``number`` replaced by ``parts``."""

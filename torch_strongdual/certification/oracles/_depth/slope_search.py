@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ def find_slopes(
     atoms: Sequence[Atom] = (),
     choices: Choices | None = None,
     max_iterations: int = 40,
+    hopeless: float = math.inf,
 ) -> SlopeSearch:
     r"""Minimise the largest leaf maximum over the slopes.
 
@@ -83,6 +85,7 @@ def find_slopes(
         atoms: Units that mattered before, for these duals or others.
         choices: Where an earlier search for the same tree ended.
         max_iterations: Programs to solve at most.
+        hopeless: Stop when no choice can give less than this.
     """
     groups = GroupPool(tree.groups, None if choices is None else choices.flows)
     cuts = SlopeCuts(tree=tree, rows=rows)
@@ -104,6 +107,8 @@ def find_slopes(
         if found is None:
             break
         cuts.update(found.weights)
+        if best is not None and found.level > hopeless:
+            break
         is_close = best is not None and best.estimate - found.level <= 0.1 * rtol * best.estimate
         if not is_close:
             trial = trial_of(tree, unstacked(tree, found.point), rows, starts, cuts)
