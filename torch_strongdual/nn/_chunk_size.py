@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from torch_strongdual.errors import InvalidInputError
@@ -61,11 +62,11 @@ def branches_at_a_time(
     """
     if chunk_size != "auto":
         return chunk_size
-    if is_traced() or inputs.is_meta or (inputs.device.type != "cpu" and not recompute):
+    if torch.compiler.is_compiling() or inputs.is_meta or (inputs.device.type != "cpu" and not recompute):
         return None
     weight = layers[0].weight
     branch_bytes = _activation_numbers(inputs, layers) * weight.element_size()
-    if branch_bytes * weight.shape[0] <= _LARGE_BYTES:
+    if branch_bytes * weight.shape[0] <= _LARGE_BYTES or is_traced():
         return None
     budget = _CHUNK_BYTES if inputs.device.type == "cpu" else _ACCELERATOR_CHUNK_BYTES
     return max(1, budget // branch_bytes)

@@ -18,12 +18,13 @@ def is_traced() -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of ``module`` does more than its forward pass."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(map(bool, hooks))
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def are_layers_called(inputs: object, linears: Sequence[nn.Module], between: Sequence[Sequence[nn.Module]]) -> bool:
     """Whether layers have hooks, which only calls run, one call for all branches, or :mod:`torch.fx` records calls."""
-    if isinstance(inputs, Proxy):
-        return True
-    return any(has_hooks(layer) for layers in (linears, *between) for layer in layers)
+    for layers in (linears, *between):  # every forward pass comes by: `any` takes twice as long
+        for layer in layers:
+            if has_hooks(layer):
+                return True
+    return isinstance(inputs, Proxy)

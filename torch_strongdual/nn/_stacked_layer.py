@@ -42,7 +42,7 @@ class StackedLayer(nn.Module):
 
     def up_to_date(self) -> Self:
         """The layer itself, after masks and norms have computed its weights, which they do before a call only."""
-        for hook in self._forward_pre_hooks.values():
+        for hook in self._forward_pre_hooks.values() if self._forward_pre_hooks else ():
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(self, ())
         return self
