@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from torch_strongdual.optim import PathAdamW, PathSGD
 
 from .._typed_torch import backward
 
+pytestmark = pytest.mark.filterwarnings("ignore:The FSDP.* has forward hooks")  # its own, which gather weights
+
 shard: Any = fully_shard
 make_store: Any = vars(dist)["HashStore"]
 LAYERS: list[list[nn.Module]] = [
@@ -33,6 +36,7 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("gloo", store=make_store(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+    gc.collect()  # a process forked later would collect the group's remains, and wait for threads that it does not have
 
 
 @pytest.mark.parametrize(
