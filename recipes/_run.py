@@ -25,13 +25,19 @@ _PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-learn", "clarabel")
 Config = TypeVar("Config")
 
 
-def option(default: Any, text: str) -> Any:
-    """Return a field of a config dataclass that is an option of the command line, described by ``text``."""
-    return dataclasses.field(default=default, metadata={"help": text})
+def option(default: Any, text: str, *, may_be_zero: bool = False) -> Any:
+    """Return a field of a config dataclass that is an option of the command line, described by ``text``.
+
+    Numbers have to be above zero, or may be zero if the default is, or ``may_be_zero``.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "may_be_zero": may_be_zero or default == 0})
 
 
 def config_from_args(config_class: type[Config], argv: Sequence[str] | None, *, name: str, description: str) -> Config:
     """Fill a config dataclass from the command line: a field ``num_epochs`` is the option ``--num-epochs``.
+
+    Mistakes end the program with a line that names the option, before the experiment rather than after it: numbers out of their
+    range, and an ``output`` folder that cannot be written to.
 
     Args:
         config_class: A dataclass whose fields were made by :func:`option`; those that are ``False`` become switches.
@@ -50,7 +56,27 @@ def config_from_args(config_class: type[Config], argv: Sequence[str] | None, *, 
             parser.add_argument(flag, action="store_true", help=field.metadata["help"])
         else:
             parser.add_argument(flag, type=type(field.default), default=field.default, help=field.metadata["help"])
-    return config_class(**vars(parser.parse_args(argv)))
+    values = vars(parser.parse_args(argv))
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        mistake = _mistake(field, values[field.name])
+        if mistake is not None:
+            parser.error(f"argument --{field.name.replace('_', '-')}: {mistake}")
+    return config_class(**values)
+
+
+def _mistake(field: dataclasses.Field[Any], value: Any) -> str | None:
+    """What is wrong with the value of an option; ``None`` if nothing is."""
+    if field.name == "output":
+        try:
+            Path(value).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return f"the folder {value} cannot be made: {error}"
+        return None if os.access(value, os.W_OK) else f"the folder {value} cannot be written to"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if 0 < value < math.inf or (value == 0 and field.metadata["may_be_zero"]):
+        return None
+    return f"{value} is out of range; expected a number {'>= 0' if field.metadata['may_be_zero'] else '> 0'}"
 
 
 def seed_everything(seed: int) -> None:

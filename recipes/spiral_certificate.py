@@ -49,7 +49,7 @@ class Config:
     num_threads: int = option(1, "threads; networks of this size are slower with more")
     seed: int = option(0, "seed of the noise in the angles")
     sizes: str = option("15,30,60,90,120,150", "numbers of samples, multiples of three")
-    noise: float = option(0.2, "standard deviation of the angles, in radians")
+    noise: float = option(0.2, "standard deviation of the angles, in radians", may_be_zero=True)
     loss: str = option("cross_entropy", "cross_entropy or squared")
     rtol: float = option(0.01, "relative gap to prove")
     path_decay_fraction: float = option(0.05, "path decay relative to the strength that makes the zero network optimal")

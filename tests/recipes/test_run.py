@@ -16,6 +16,15 @@ class _Config:
     fast: bool = option(False, "less")
 
 
+@dataclass(frozen=True)
+class Checked:
+    num_epochs: int = option(3, "epochs")
+    rate: float = option(0.1, "rate")
+    noise: float = option(0.2, "noise", may_be_zero=True)
+    seed: int = option(0, "seed")
+    output: str = option("runs", "folder")
+
+
 def _parsed(*argv: str) -> _Config:
     return config_from_args(_Config, argv, name="x", description="y")
 
@@ -46,3 +55,27 @@ def test_the_environment_names_versions() -> None:
     packages = environment()["packages"]
     assert packages["torch"]
     assert packages["torch_strongdual"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-epochs", "0"], "argument --num-epochs: 0 is out of range; expected a number > 0"),
+        (["--seed", "-1"], "argument --seed: -1 is out of range; expected a number >= 0"),
+        (["--rate", "-1"], "argument --rate: -1.0 is out of range"),
+        (["--rate", "nan"], "argument --rate: nan is out of range"),
+        (["--output", __file__], "argument --output: the folder"),
+    ],
+)
+def test_mistakes_are_told_before_the_experiment(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        config_from_args(Checked, ["--output", str(tmp_path), *arguments], name="example", description="Text.")
+    assert message in capsys.readouterr().err
+
+
+def test_what_may_be_zero_may_be_and_the_output_folder_is_made(tmp_path: Path) -> None:
+    arguments = ["--noise", "0", "--seed", "0", "--output", str(tmp_path / "a" / "b")]
+    assert config_from_args(Checked, arguments, name="example", description="Text.").noise == 0.0
+    assert (tmp_path / "a" / "b").is_dir()
