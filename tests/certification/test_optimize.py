@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from tests._cpu_clock import count_cpu_time
 from tests.properties.test_certificate_soundness import LOSSES, Drawn, draw
 from torch_strongdual.certification import (
     CertificateStatus,
@@ -232,6 +234,18 @@ def test_time_is_kept() -> None:
     assert result.certificate.status is CertificateStatus.BUDGET_EXHAUSTED
     check_history(result)
     assert result.history[-1].objective < result.history[0].objective
+
+
+def test_noise_that_keeps_the_search_for_branches_busy_leaves_time_for_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred branches, and every refit of them lowers the objective a little: once, all the time went there."""
+    importlib.import_module("scipy.optimize")
+    count_cpu_time(monkeypatch)
+    inputs, targets = data(1000, 5)
+    arguments: dict[str, Any] = {"loss": HalfSquaredLoss(), "rtol": 1e-4, "time_budget": 6.0}
+    path_decay = 0.05 * max_path_decay(build("relu", 5, 1), inputs, targets, loss=HalfSquaredLoss()).lower
+    result = optimize_to_certificate(build("relu", 5, 1), inputs, targets, path_decay=path_decay, **arguments)
+    assert result.certificate.relative_gap <= 0.5
+    assert sum(record.phase == "bound" for record in result.history) >= 2
 
 
 class Loose(AbstractDualNormOracle):

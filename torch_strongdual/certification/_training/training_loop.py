@@ -30,6 +30,7 @@ _COLUMN_ROUNDS = 4
 _MAX_STALLS = 3
 _POOL = 200
 _SCOUTING_ROUNDS = 40
+_SCOUTING_SHARE = 0.4  # of the time that is left; the rest is for the proof
 _LARGE = 500  # numbers in all first layers
 
 
@@ -144,10 +145,13 @@ class TrainingLoop:
         """
         if not self.solver.joint.is_spent and self.best.number * self.problem.spec.in_features > _LARGE:
             self._refit(self.best)  # cells of many branches cost more than a refit that leaves few
+        deadline = self.deadline.fraction(_SCOUTING_SHARE)  # noise needs many branches, each refit of them seconds
         is_fine = self._refit_in_cells(self._no_branches())
         self._may_improve = True
         for _ in range(_SCOUTING_ROUNDS):
             before = self.objective
+            if deadline.expired:
+                break
             candidates = self._scouted()
             if candidates.number == 0 or self.deadline.expired:
                 self._may_improve = candidates.number > 0
