@@ -69,8 +69,8 @@ def optimize_to_certificate(
         others are zero); there may be more of them than ``net`` has, see :func:`reduce_branches`. A gated network keeps a
         branch, zero if need be, of each gate, since the certificate speaks of these; ``prune_()`` removes them. The network
         is on the CPU, in the dtype of ``net`` where rounding to it costs less than one percent of ``rtol``, otherwise in
-        float64. Ctrl-C ends it as the end of the time does, at any moment once the data are gathered; a second one while the
-        result is put together ends the call.
+        float64. Ctrl-C ends it as the end of the time does, at any moment once its arguments are checked; a second one while
+        the result is put together ends the call.
 
     Raises:
         UnsupportedModelError: If ``net`` is not a ParallelNet, or has no dual here.
