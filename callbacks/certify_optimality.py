@@ -100,6 +100,7 @@ class CertifyOptimality(Callback):
 
     Example:
         >>> import warnings
+        >>> import torch
         >>> from torch.utils.data import DataLoader, TensorDataset
         >>> from torch_strongdual.nn import ParallelNet
         >>> from torch_strongdual.optim import PathAdamW

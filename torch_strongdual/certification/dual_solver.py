@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -177,9 +177,12 @@ class DualSolver:
             return None
         return self.residual_bound[1]
 
-    def joint_point(self, deadline: Deadline, *, near: Tensor) -> JointPoint | None:
-        """The next dual point that is chosen together with its relaxed dual norm; see :class:`AbstractJointCandidate`."""
-        return self.joint.next_point(deadline, attainable=self.attainable, near=near, oracle_state=self._oracle_state)
+    def joint_point(
+        self, deadline: Deadline, *, near: Tensor, sufficient: Callable[[Tensor], float] = lambda candidate: 0.0
+    ) -> JointPoint | None:
+        """The next dual point that is chosen together with its dual norm; see :meth:`AbstractJointCandidate.next_point`."""
+        state = self._oracle_state
+        return self.joint.next_point(deadline, attainable=self.attainable, near=near, oracle_state=state, sufficient=sufficient)
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:
         """Keep ``bound`` if it beats the best one; return whether it did."""

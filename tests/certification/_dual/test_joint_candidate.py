@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from tests.certification._dual.test_joint_dual import trained_objective, training_problem
 from torch_strongdual.certification import Deadline
@@ -20,3 +21,44 @@ def test_splits_prove_more_than_the_plain_relaxation_does_and_never_too_much() -
         values.append(problem.scaled_bound(point.candidate, point.bound.upper).value)
     assert max(values[1:]) > values[0] * (1 + 1e-2)
     assert max(values) <= trained_objective(problem.inputs, problem.loss.targets, 0.3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_bound_points_towards_the_residual_and_prove_more_but_never_too_much(seed: int) -> None:
+    problem = training_problem(seed, 60, 8, path_decay=0.3)
+    attained = trained_objective(problem.inputs, problem.loss.targets, 0.3)
+    candidate = JointCandidate(problem)
+    values, duals = [], []
+    for _ in range(4):
+        point = candidate.next_point(
+            Deadline(20.0), attainable=attained, near=problem.loss.targets, oracle_state=None, sufficient=lambda _: 0.0
+        )
+        if point is None:
+            break
+        assert point.bound.lower <= point.bound.upper
+        values.append(problem.scaled_bound(point.candidate, point.bound.upper).value)
+        duals.append(point.candidate)
+    assert len(values) >= 3
+    assert max(values) <= attained
+    assert values[1] > values[0]  # the same point, bounded by boxes
+    assert torch.equal(duals[0], duals[1])
+    residual = problem.loss.targets
+    assert torch.linalg.norm(duals[2] - residual) < 0.9 * torch.linalg.norm(duals[1] - residual)
+
+
+def test_what_suffices_need_not_be_proven_closer() -> None:
+    problem = training_problem(0, 60, 8, path_decay=0.3)
+    asked: list[float] = []
+    for sufficient in (0.0, 10.0 * problem.dual_norm_limit):
+        candidate = JointCandidate(problem)
+        for _ in range(2):
+            point = candidate.next_point(
+                Deadline(20.0),
+                attainable=math.inf,
+                near=problem.loss.targets,
+                oracle_state=None,
+                sufficient=lambda _, norm=sufficient: norm,  # type: ignore[misc]
+            )
+        assert point is not None
+        asked.append(point.bound.upper)
+    assert asked[0] < asked[1] <= 10.0 * problem.dual_norm_limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,14 @@ class AbstractJointCandidate(ABC):
     Attributes:
         share: Of the time left, what one call may take.
         total_share: Of the time left, what all calls together may take.
+        residual_share: Of the time left, what a coarse bound of the residual may take before.
         worthwhile_from: Looseness of a proof of the residual from which this is worth its time.
         is_spent: Whether there is nothing to offer, or no more.
     """
 
     share: float
     total_share: float
+    residual_share: float = 0.4
     worthwhile_from: float
     is_spent: bool
 
@@ -48,7 +51,15 @@ class AbstractJointCandidate(ABC):
         """Whether there was a point already."""
 
     @abstractmethod
-    def next_point(self, deadline: Deadline, *, attainable: float, near: Tensor, oracle_state: Any) -> JointPoint | None:
+    def next_point(
+        self,
+        deadline: Deadline,
+        *,
+        attainable: float,
+        near: Tensor,
+        oracle_state: Any,
+        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
+    ) -> JointPoint | None:
         """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more, or no time for it.
 
         Args:
@@ -56,4 +67,5 @@ class AbstractJointCandidate(ABC):
             attainable: Best objective known, for effort only.
             near: The dual point of the network at hand.
             oracle_state: State of the oracle in use.
+            sufficient: Dual norm of a point that would be enough, for effort only: less need not be proven.
         """

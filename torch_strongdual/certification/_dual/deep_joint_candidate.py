@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,21 @@ class DeepJointCandidate(AbstractJointCandidate):
         """See :meth:`AbstractJointCandidate.has_begun`."""
         return self._iterations is not None
 
-    def next_point(self, deadline: Deadline, *, attainable: float, near: Tensor, oracle_state: Any) -> JointPoint | None:
+    def next_point(
+        self,
+        deadline: Deadline,
+        *,
+        attainable: float,
+        near: Tensor,
+        oracle_state: Any,
+        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
+    ) -> JointPoint | None:
         """See :meth:`AbstractJointCandidate.next_point`.
 
         Iterates until the point settles or the time is up, and proves it; then proves more of it, then iterates again. Signs
         of ``near`` decide which samples are grouped; the oracle's searches there are gone on with, and it proves the point.
         """
-        del attainable
+        del attainable, sufficient
         chosen = oracle_state if isinstance(oracle_state, AutoState) else None
         if self.is_spent or chosen is None or not isinstance(chosen.oracle, DepthRecursion):
             self.is_spent = True

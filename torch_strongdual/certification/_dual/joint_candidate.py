@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
 from torch_strongdual.certification._dual.joint_dual import JointDual
+from torch_strongdual.certification._dual.mixtures import Mixtures
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.oracles import BoundRequest
+from torch_strongdual.certification.oracles import BoundRequest, BoxBranchAndBound
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
 from torch_strongdual.certification.oracles.auto_two_layer_oracle import EASY_RANK, HARD_RANK
 from torch_strongdual.certification.oracles.row_space import RowSpace
@@ -20,20 +22,23 @@ from torch_strongdual.certification.training_problem import TrainingProblem
 __all__ = ["JointCandidate"]
 
 _MANY_ROWS, _FROM_MANY = 300, 0.08
-_FROM_BOXES = 0.3
+_FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.2
 _SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
 _POLISH = 0.3  # time for better proofs of a point, in units of what the point took
 _PATIENCE = 25  # refinements that prove nothing better
+_SEARCH_RTOL = 2e-3  # of box searches
 
 
 class JointCandidate(AbstractJointCandidate):
     """Keeps the iterations of :class:`JointDual`, for branches with one activation.
 
     The first call iterates until the point of the plain relaxation settles. Later calls refine the relaxation: parts of the
-    sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are.
+    sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are. Where boxes get
+    far, box searches bound points between the settled one and the network's residual: the first was chosen for a relaxation
+    that is looser than boxes and is easy for them, the other would be best if its dual norm were known, but is hard.
 
     Args:
         problem: Any; where the method does not apply, or boxes soon prove anything, there is no candidate.
@@ -45,6 +50,7 @@ class JointCandidate(AbstractJointCandidate):
         self._problem = problem
         self._iterations: JointDual | None = None
         self._oracle_state: Any = None
+        self._box_state: Any = None
         self._candidate: Tensor | None = None
         self._proof: JointProof | None = None
         self._proven = self._hoped = -math.inf
@@ -57,25 +63,40 @@ class JointCandidate(AbstractJointCandidate):
         # expected to have the last word, for which the residual is good.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
         if rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
-            self.worthwhile_from = _FROM_BOXES
+            self.worthwhile_from, self.residual_share = _FROM_BOXES, _RESIDUAL_FIRST
+        self._boxes = BoxBranchAndBound()
+        #: Where boxes get far.
+        self._mixtures = Mixtures() if self.worthwhile_from == _FROM_BOXES and not self.is_spent else None
 
     @property
     def has_begun(self) -> bool:
         """See :meth:`AbstractJointCandidate.has_begun`."""
         return self._iterations is not None
 
-    def next_point(self, deadline: Deadline, *, attainable: float, near: Tensor, oracle_state: Any) -> JointPoint | None:
+    def next_point(
+        self,
+        deadline: Deadline,
+        *,
+        attainable: float,
+        near: Tensor,
+        oracle_state: Any,
+        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
+    ) -> JointPoint | None:
         """See :meth:`AbstractJointCandidate.next_point`: neither a network nor an oracle has a part in the point.
 
         The first call, which is long, takes half the time at most.
         """
-        del near, oracle_state
+        del oracle_state
         if self.is_spent:
             return None
         if self._iterations is None:
             self._iterations = JointDual(self._problem)
         begin, left = deadline.elapsed, deadline.remaining
         if self._iterations.is_settled:
+            if self._mixtures is not None and (point := self._searched(near, deadline, sufficient)) is not None:
+                return point
+            if self._mixtures is not None and not self._iterations.can_split:
+                return None  # nothing moves a settled point but splits
             can_split = left > _SPLIT_FROM * self._seconds
             if not can_split and (point := self._polished(deadline)) is not None:
                 return point
@@ -95,6 +116,21 @@ class JointCandidate(AbstractJointCandidate):
         point = self._proven_point(candidate, self._proof, deadline.fraction(min(1.0, _POLISH * spent / max(left, 1e-9))))
         self._learn(point)
         return point
+
+    def _searched(self, near: Tensor, deadline: Deadline, sufficient: Callable[[Tensor], float]) -> JointPoint | None:
+        """A point between the settled one and ``near``, with what boxes prove of it; ``None`` if there is no time for that."""
+        if self._mixtures is None or self._candidate is None or deadline.expired:
+            return None
+        candidate = self._mixtures.next_between(near, self._candidate, deadline.remaining)
+        if candidate is None:
+            return None
+        begin = deadline.elapsed
+        if self._box_state is None:
+            self._box_state = self._boxes.init(self._problem.spec, self._problem.inputs)
+        request = BoundRequest(rtol=_SEARCH_RTOL, floor=sufficient(candidate), deadline=deadline)
+        bound = self._boxes.bound(self._box_state, candidate, request)
+        self._mixtures.learn(seconds=deadline.elapsed - begin, is_met=request.is_met(bound.upper, bound.lower))
+        return JointPoint(candidate=candidate, bound=bound)
 
     def _polished(self, deadline: Deadline) -> JointPoint | None:
         """The last point with a better proof, in what time is left; ``None`` if there is none."""

@@ -29,6 +29,7 @@ _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
 _HARDLY = 0.03  # of the time for a residual, where the joint dual took over before
 _TOO_SHORT = 0.02  # of the time spent
+_LEAST_NORM = 0.25  # over the limit, that is worth proving of a point that is not a residual
 
 
 class SolverRun:
@@ -172,7 +173,8 @@ class SolverRun:
         deadline = self.deadline.fraction(self.solver.joint.total_share)
         near = self.problem.dual_candidate(self.primal.outputs)
         while not (self.is_done() or deadline.expired):
-            found = self.solver.joint_point(deadline.fraction(self.solver.joint.share), near=near)
+            limit = deadline.fraction(self.solver.joint.share)
+            found = self.solver.joint_point(limit, near=near, sufficient=self._sufficient_for)
             if found is None:
                 return
             self.last = found.bound
@@ -184,7 +186,7 @@ class SolverRun:
         best = None if self.is_done() else self.solver.points.best_combination(self.problem, self.deadline)
         if best is None or self.is_done():
             return
-        floor = self._sufficient_norm(best.candidate, 0.25 * self.problem.dual_norm_limit)
+        floor = self._sufficient_for(best.candidate)
         rtol = min(0.25 * self.rtol, 1e-2)
         request = BoundRequest(rtol=rtol, floor=floor, known_upper=best.dual_norm_upper, deadline=self.deadline)
         self._ask(best.candidate, best.source, request, known_from=best.oracle)
@@ -274,11 +276,14 @@ class SolverRun:
         """
         joint = self.solver.joint
         joint_is_next = not joint.is_spent and joint.worthwhile_from == 0.0
-        share = 0.4 if self._generates_columns or not joint.is_spent else 1.0
+        share = joint.residual_share if self._generates_columns or not joint.is_spent else 1.0
         if joint_is_next:
             share = _HARDLY if joint.has_begun else 0.1
         last = 0.5 if joint_is_next and source == "residual" else 1.0
         return (coarse, share if coarse > fine else last), (fine, last)
+
+    def _sufficient_for(self, candidate: Tensor) -> float:
+        return self._sufficient_norm(candidate, _LEAST_NORM * self.problem.dual_norm_limit)
 
     def _sufficient_norm(self, candidate: Tensor, least: float) -> float:
         """A bound on the dual norm that would certify the network: an oracle need not prove less (used for effort only)."""
