@@ -23,7 +23,7 @@ __all__ = ["JointCandidate"]
 
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.2
-_SPLIT_RANK, _SPLIT_ROWS = 9, 200  # from this rank, up to so many samples, splits on signs get further than boxes
+_SPLIT_RANK, _SPLIT_ROWS = 9, 120  # from this rank, up to so many samples, splits on signs get further than boxes
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
