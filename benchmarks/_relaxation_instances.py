@@ -36,7 +36,7 @@ class RelaxationCase:
 
 
 def relaxation_cases() -> list[RelaxationCase]:
-    """Gaussian and real data at two strengths; more than 200 samples at the stronger one only."""
+    """Gaussian and real data at two strengths; beyond 200 samples at the stronger one only, but for ranks that boxes reach."""
     chosen = [
         ("Gaussian", 50, 12),
         ("Gaussian", 50, 20),
@@ -51,11 +51,22 @@ def relaxation_cases() -> list[RelaxationCase]:
         ("digits", 100, 40),
         ("breast_cancer", 200, 20),
     ]
-    return [
+    cases = [
         RelaxationCase(data=data, num_samples=n, rank=rank, fraction=fraction, is_quick=(n, rank, fraction) == (50, 20, 0.2))
         for data, n, rank in chosen
         for fraction in (0.2, 0.05)
         if n <= 200 or fraction == 0.2
+    ]
+    with_boxes = [
+        ("Gaussian", 500, 10, 0.05),
+        ("Gaussian", 500, 9, 0.05),
+        ("Gaussian", 300, 9, 0.05),
+        ("diabetes", 442, 10, 0.05),
+        ("diabetes", 442, 10, 0.1),
+        ("diabetes", 100, 10, 0.05),
+    ]
+    return cases + [
+        RelaxationCase(data=data, num_samples=n, rank=rank, fraction=fraction) for data, n, rank, fraction in with_boxes
     ]
 
 
