@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_strongdual._checks import check_positive_finite
-from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
+from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint, JointSituation
 from torch_strongdual.certification._dual.atom_store import AtomStore
 from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
 from torch_strongdual.certification._dual.joint_candidate import JointCandidate
@@ -181,8 +181,10 @@ class DualSolver:
         self, deadline: Deadline, *, near: Tensor, sufficient: Callable[[Tensor], float] = lambda candidate: 0.0
     ) -> JointPoint | None:
         """The next dual point that is chosen together with its dual norm; see :meth:`AbstractJointCandidate.next_point`."""
-        state = self._oracle_state
-        return self.joint.next_point(deadline, attainable=self.attainable, near=near, oracle_state=state, sufficient=sufficient)
+        situation = JointSituation(
+            attainable=self.attainable, near=near, oracle_state=self._oracle_state, sufficient=sufficient
+        )
+        return self.joint.next_point(deadline, situation)
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:
         """Keep ``bound`` if it beats the best one; return whether it did."""

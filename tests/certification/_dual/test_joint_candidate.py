@@ -7,6 +7,7 @@ import torch
 
 from tests.certification._dual.test_joint_dual import trained_objective, training_problem
 from torch_strongdual.certification import Deadline
+from torch_strongdual.certification._dual.abstract_joint_candidate import JointSituation
 from torch_strongdual.certification._dual.joint_candidate import JointCandidate
 
 
@@ -16,7 +17,7 @@ def test_splits_prove_more_than_the_plain_relaxation_does_and_never_too_much() -
     candidate = JointCandidate(problem)
     values = []
     for _ in range(10):
-        point = candidate.next_point(Deadline(120.0), attainable=math.inf, near=problem.loss.targets, oracle_state=None)
+        point = candidate.next_point(Deadline(120.0), JointSituation(attainable=math.inf, near=problem.loss.targets))
         assert point is not None
         values.append(problem.scaled_bound(point.candidate, point.bound.upper).value)
     assert max(values[1:]) > values[0] * (1 + 1e-2)
@@ -30,9 +31,7 @@ def test_boxes_bound_points_towards_the_residual_and_prove_more_but_never_too_mu
     candidate = JointCandidate(problem)
     values, duals = [], []
     for _ in range(4):
-        point = candidate.next_point(
-            Deadline(20.0), attainable=attained, near=problem.loss.targets, oracle_state=None, sufficient=lambda _: 0.0
-        )
+        point = candidate.next_point(Deadline(300.0), JointSituation(attainable=attained, near=problem.loss.targets))
         if point is None:
             break
         assert point.bound.lower <= point.bound.upper
@@ -52,13 +51,12 @@ def test_what_suffices_need_not_be_proven_closer() -> None:
     for sufficient in (0.0, 10.0 * problem.dual_norm_limit):
         candidate = JointCandidate(problem)
         for _ in range(2):
-            point = candidate.next_point(
-                Deadline(20.0),
+            situation = JointSituation(
                 attainable=math.inf,
                 near=problem.loss.targets,
-                oracle_state=None,
                 sufficient=lambda _, norm=sufficient: norm,  # type: ignore[misc]
             )
+            point = candidate.next_point(Deadline(300.0), situation)
         assert point is not None
         asked.append(point.bound.upper)
     assert asked[0] < asked[1] <= 10.0 * problem.dual_norm_limit

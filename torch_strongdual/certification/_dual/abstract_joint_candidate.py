@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 
-__all__ = ["AbstractJointCandidate", "JointPoint"]
+__all__ = ["AbstractJointCandidate", "JointPoint", "JointSituation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +26,23 @@ class JointPoint:
 
     candidate: Tensor
     bound: DualNormBound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointSituation:
+    """What the dual solver knows when it asks for a point.
+
+    Args:
+        attainable: Best objective known, for effort only.
+        near: The dual point of the network at hand.
+        oracle_state: State of the oracle in use.
+        sufficient: Dual norm of a point that would be enough, for effort only: less need not be proven.
+    """
+
+    attainable: float
+    near: Tensor
+    oracle_state: Any = None
+    sufficient: Callable[[Tensor], float] = lambda candidate: 0.0
 
 
 class AbstractJointCandidate(ABC):
@@ -51,21 +68,10 @@ class AbstractJointCandidate(ABC):
         """Whether there was a point already."""
 
     @abstractmethod
-    def next_point(
-        self,
-        deadline: Deadline,
-        *,
-        attainable: float,
-        near: Tensor,
-        oracle_state: Any,
-        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
-    ) -> JointPoint | None:
+    def next_point(self, deadline: Deadline, situation: JointSituation) -> JointPoint | None:
         """Go on for a while, or until the time is up; ``None`` if there is nothing to offer any more, or no time for it.
 
         Args:
             deadline: For this call.
-            attainable: Best objective known, for effort only.
-            near: The dual point of the network at hand.
-            oracle_state: State of the oracle in use.
-            sufficient: Dual norm of a point that would be enough, for effort only: less need not be proven.
+            situation: What the solver knows by now.
         """

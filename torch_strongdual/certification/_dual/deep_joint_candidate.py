@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
+from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint, JointSituation
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoundRequest, DepthRecursion
 from torch_strongdual.certification.oracles._depth.dual_objectives import (
@@ -78,28 +76,20 @@ class DeepJointCandidate(AbstractJointCandidate):
         """See :meth:`AbstractJointCandidate.has_begun`."""
         return self._iterations is not None
 
-    def next_point(
-        self,
-        deadline: Deadline,
-        *,
-        attainable: float,
-        near: Tensor,
-        oracle_state: Any,
-        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
-    ) -> JointPoint | None:
+    def next_point(self, deadline: Deadline, situation: JointSituation) -> JointPoint | None:
         """See :meth:`AbstractJointCandidate.next_point`.
 
         Iterates until the point settles or the time is up, and proves it; then proves more of it, then iterates again. Signs
-        of ``near`` decide which samples are grouped; the oracle's searches there are gone on with, and it proves the point.
+        of the network's dual point decide which samples are grouped; the oracle's searches there are gone on with, and it
+        proves the point.
         """
-        del attainable, sufficient
-        chosen = oracle_state if isinstance(oracle_state, AutoState) else None
+        chosen = situation.oracle_state if isinstance(situation.oracle_state, AutoState) else None
         if self.is_spent or chosen is None or not isinstance(chosen.oracle, DepthRecursion):
             self.is_spent = True
             return None
         oracle, state = chosen.oracle, chosen.state
         if self._iterations is None:
-            self._iterations = self._begun(oracle, state, near)
+            self._iterations = self._begun(oracle, state, situation.near)
         is_new = False
         if self._iterations is not None and not self._is_unfinished:
             is_new = self._iterated(self._iterations, state, deadline.fraction(0.9))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint
+from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint, JointSituation
 from torch_strongdual.certification._dual.joint_dual import JointDual
 from torch_strongdual.certification._dual.mixtures import Mixtures
 from torch_strongdual.certification.deadline import Deadline
@@ -59,50 +58,41 @@ class JointCandidate(AbstractJointCandidate):
         self._seconds = 0.0  # that the last refinement took
         rank = _rank(problem) if JointDual.supports(problem) else 0
         self.is_spent = rank <= EASY_RANK
-        # From any looseness with few samples; from some where the iterations take long to settle; from much where boxes are
-        # expected to have the last word, for which the residual is good.
+        # From any looseness with few samples; from some where the iterations take long to settle, or where boxes may do.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
+        self._boxes = BoxBranchAndBound()
+        self._mixtures: Mixtures | None = None  # where boxes get far
         if rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
             self.worthwhile_from, self.residual_share = _FROM_BOXES, _RESIDUAL_FIRST
-        self._boxes = BoxBranchAndBound()
-        #: Where boxes get far.
-        self._mixtures = Mixtures() if self.worthwhile_from == _FROM_BOXES and not self.is_spent else None
+            self._mixtures = Mixtures()
 
     @property
     def has_begun(self) -> bool:
         """See :meth:`AbstractJointCandidate.has_begun`."""
         return self._iterations is not None
 
-    def next_point(
-        self,
-        deadline: Deadline,
-        *,
-        attainable: float,
-        near: Tensor,
-        oracle_state: Any,
-        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
-    ) -> JointPoint | None:
-        """See :meth:`AbstractJointCandidate.next_point`: neither a network nor an oracle has a part in the point.
+    def next_point(self, deadline: Deadline, situation: JointSituation) -> JointPoint | None:
+        """See :meth:`AbstractJointCandidate.next_point`: the network has a part in points that boxes bound only.
 
         The first call, which is long, takes half the time at most.
         """
-        del oracle_state
         if self.is_spent:
             return None
         if self._iterations is None:
             self._iterations = JointDual(self._problem)
         begin, left = deadline.elapsed, deadline.remaining
         if self._iterations.is_settled:
-            if self._mixtures is not None and (point := self._searched(near, deadline, sufficient)) is not None:
-                return point
-            if self._mixtures is not None and not self._iterations.can_split:
-                return None  # nothing moves a settled point but splits
+            if self._mixtures is not None:
+                if (point := self._searched(self._mixtures, situation, deadline)) is not None:
+                    return point
+                if not self._iterations.can_split:
+                    return None  # nothing moves a settled point but splits
             can_split = left > _SPLIT_FROM * self._seconds
             if not can_split and (point := self._polished(deadline)) is not None:
                 return point
             if deadline.remaining < _SHORTEST * self._seconds:
                 return None
-            candidate = self._iterations.refine(split=can_split and self._lacks_parts(attainable), deadline=deadline)
+            candidate = self._iterations.refine(split=can_split and self._lacks_parts(situation.attainable), deadline=deadline)
         else:
             candidate = self._iterations.run(deadline=deadline.fraction(0.5), rtol=_SETTLED)
         self._candidate, self._proof = candidate, self._iterations.proof()
@@ -117,19 +107,19 @@ class JointCandidate(AbstractJointCandidate):
         self._learn(point)
         return point
 
-    def _searched(self, near: Tensor, deadline: Deadline, sufficient: Callable[[Tensor], float]) -> JointPoint | None:
-        """A point between the settled one and ``near``, with what boxes prove of it; ``None`` if there is no time for that."""
-        if self._mixtures is None or self._candidate is None or deadline.expired:
+    def _searched(self, mixtures: Mixtures, situation: JointSituation, deadline: Deadline) -> JointPoint | None:
+        """A point towards the network's, with what boxes prove of it; ``None`` if there is no time for that."""
+        if self._candidate is None or deadline.expired:
             return None
-        candidate = self._mixtures.next_between(near, self._candidate, deadline.remaining)
+        candidate = mixtures.next_between(situation.near, self._candidate, deadline.remaining)
         if candidate is None:
             return None
         begin = deadline.elapsed
         if self._box_state is None:
             self._box_state = self._boxes.init(self._problem.spec, self._problem.inputs)
-        request = BoundRequest(rtol=_SEARCH_RTOL, floor=sufficient(candidate), deadline=deadline)
+        request = BoundRequest(rtol=_SEARCH_RTOL, floor=situation.sufficient(candidate), deadline=deadline)
         bound = self._boxes.bound(self._box_state, candidate, request)
-        self._mixtures.learn(seconds=deadline.elapsed - begin, is_met=request.is_met(bound.upper, bound.lower))
+        mixtures.learn(seconds=deadline.elapsed - begin, is_met=request.is_met(bound.upper, bound.lower))
         return JointPoint(candidate=candidate, bound=bound)
 
     def _polished(self, deadline: Deadline) -> JointPoint | None:
