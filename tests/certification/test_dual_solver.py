@@ -239,3 +239,28 @@ def test_where_boxes_were_expected_to_do_well_but_do_not_the_joint_dual_has_its_
     )
     assert certificate.is_certified
     assert "joint dual" in str(certificate.evidence["dual_point_from"])
+
+
+@pytest.mark.parametrize("other", [make_problem(path_decay=0.3), make_problem(nn.MSELoss())], ids=["strength", "loss"])
+def test_a_state_of_another_problem_is_refused(other: TrainingProblem) -> None:
+    """Its bound may lie above this one's optimum."""
+    solver = DualSolver(make_problem())
+    solver.step(ParallelWeights.from_module(make_net()), rtol=1e-2, deadline=Deadline(30.0))
+    fresh = DualSolver(other)
+    with pytest.raises(InvalidInputError, match="state is of another training problem"):
+        fresh.load_state_dict(solver.state_dict())
+    assert fresh.best.dual_point is None
+
+
+def test_inputs_changed_in_place_are_refused() -> None:
+    """A bound proven for what they were would stand beside the objective on what they are."""
+    inputs, targets = make_data()
+    net = make_net()
+    problem = TrainingProblem.from_model(net, inputs, targets, loss=HalfSquaredLoss(), path_decay=0.4)
+    solver, weights = DualSolver(problem), ParallelWeights.from_module(net)
+    solver.step(weights, rtol=1e-2, deadline=Deadline(30.0))
+    inputs *= 0.5
+    with pytest.raises(InvalidInputError, match="changed in place"):
+        solver.step(weights, rtol=1e-2, deadline=Deadline(30.0))
+    with pytest.raises(InvalidInputError, match="changed in place"):
+        solver.assess(weights, rtol=1e-2)

@@ -189,3 +189,19 @@ def test_rounding_is_allowed_for_where_squares_vanish() -> None:
         candidate = problem.dual_candidate(torch.zeros_like(problem.loss.targets))
         bounds.append(problem.scaled_bound(candidate, 4.0 * unit).dual_norm_upper / unit)
     assert bounds[0] == bounds[1] == bounds[2]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        (torch.ones(9), r"shape \(9,\); expected one row a sample"),
+        (torch.ones(9, 2).to(torch.float8_e4m3fn), "float8_e4m3fn; expected one to compute with"),
+        (torch.nested.as_nested_tensor([torch.ones(9, 2)], layout=torch.jagged), "nested|layout"),
+        (torch.ones(0, 2), "at least one sample"),
+    ],
+    ids=["one dimension", "eight bits", "nested", "none"],
+)
+def test_inputs_of_a_wrong_kind_are_refused_by_name(inputs: Tensor, match: str) -> None:
+    targets = torch.ones(len(inputs) if not inputs.is_nested else 9, 1)
+    with pytest.raises(InvalidInputError, match=match):
+        certify(net(), inputs, targets, loss=nn.MSELoss(), path_decay=0.1)

@@ -74,13 +74,17 @@ def test_integer_targets_of_real_losses_are_refused(loss: nn.Module) -> None:
         (_OwnMSELoss(), "_OwnMSELoss"),
         (_patched_loss(), "MSELoss"),
         (nn.functional.mse_loss, "function"),
-        (nn.MSELoss, "MSELoss"),
         (None, "NoneType"),
     ],
 )
 def test_losses_without_a_known_conjugate_are_refused(loss: Any, name: str) -> None:
     with pytest.raises(UnsupportedLossError, match=rf"{name}; expected an instance of one of MSELoss, .*HalfSquaredLoss"):
         conjugate_loss(loss, torch.ones(2, 1), num_outputs=1)
+
+
+def test_a_class_in_place_of_an_instance() -> None:
+    with pytest.raises(UnsupportedLossError, match=r"class torch.*MSELoss; expected an instance of it: `MSELoss\(\)`"):
+        conjugate_loss(nn.MSELoss, torch.ones(2, 1), num_outputs=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

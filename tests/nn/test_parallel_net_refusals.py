@@ -154,3 +154,9 @@ class TestRefusals:
         with pytest.raises(UnsupportedModelError, match=r"weight of linear layer 1 .*remove_parametrizations"):
             net.path_param_groups(0.1)
         assert net.path_penalty().requires_grad
+
+    def test_groups_of_a_weight_that_two_layers_share(self) -> None:
+        net = ParallelNet(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False), num_branches=2)
+        net.get_submodule("2").weight = net.get_submodule("0").weight
+        with pytest.raises(UnsupportedModelError, match=r"layers 0 and 1 .* share their weight; .*Give one of them a copy"):
+            net.path_param_groups(0.1)

@@ -46,6 +46,10 @@ def _checked(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             raise InvalidInputError(
                 f"`{name}` has layout {tensor.layout}; expected a dense tensor. Convert with `.to_dense()`."
             )
+        if tensor.is_nested:
+            raise InvalidInputError(f"`{name}` is a nested tensor; expected one block of numbers, with equally many a sample.")
+        if tensor.is_quantized or (tensor.is_floating_point() and tensor.element_size() == 1):
+            raise InvalidInputError(f"`{name}` has dtype {tensor.dtype}; expected one to compute with, such as torch.float32.")
         if tensor.is_meta:
             raise InvalidInputError(f"`{name}` is on the meta device and holds no numbers; expected real data.")
     return _recordable(inputs), _recordable(targets)

@@ -15,6 +15,7 @@ from torch_strongdual.certification._dual.abstract_joint_candidate import Abstra
 from torch_strongdual.certification._dual.atom_store import AtomStore
 from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
 from torch_strongdual.certification._dual.joint_candidate import JointCandidate
+from torch_strongdual.certification._dual.problem_identity import ProblemIdentity
 from torch_strongdual.certification._dual.proven_points import ProvenPoints
 from torch_strongdual.certification._dual.solver_run import SolverRun
 from torch_strongdual.certification._own_defaults import with_own_defaults
@@ -25,7 +26,7 @@ from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witnes
 from torch_strongdual.certification.oracles import AbstractDualNormOracle, BoundRequest
 from torch_strongdual.certification.oracles.auto_oracle import oracle_or_default
 from torch_strongdual.certification.training_problem import PrimalValue, TrainingProblem
-from torch_strongdual.errors import UnsupportedModelError
+from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
 from torch_strongdual.functional._row_blocks import all_finite
 from torch_strongdual.nn import ParallelWeights
 
@@ -72,6 +73,7 @@ class DualSolver:
         self.oracle = oracle_or_default(oracle)
         if (reason := self.oracle.supports(problem.spec)) is not None:
             raise UnsupportedModelError(f"{type(self.oracle).__name__} cannot certify {problem.spec}: {reason}.")
+        self._identity = ProblemIdentity(problem)
         self.best = DualBound.vacuous()
         self.attainable = math.inf
         self._oracle_state: Any = None
@@ -132,8 +134,10 @@ class DualSolver:
             max_rounds: Rounds of column generation at most; 0 leaves it at the residual of the network.
 
         Raises:
+            InvalidInputError: If torch has written to the inputs since the solver was made: what is proven is of those before.
             SoundnessError: If a bound comes out above an attained value. That is a bug; nothing is proven then.
         """
+        self._check_unchanged()
         begin = deadline.elapsed
         primal = self.problem.primal(weights)
         pass_seconds = deadline.elapsed - begin
@@ -155,8 +159,10 @@ class DualSolver:
             rtol: Relative gap up to which it is called certified.
 
         Raises:
+            InvalidInputError: As for :meth:`step`.
             SoundnessError: If the bound lies above what the network attains.
         """
+        self._check_unchanged()
         primal = self.problem.primal(weights)
         if not math.isfinite(primal.value):
             return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
@@ -198,8 +204,9 @@ class DualSolver:
         return primal_value if self.problem.loss.is_non_negative else self.problem.null_value() - dual_bound
 
     def state_dict(self) -> dict[str, Any]:
-        """Best bound and witnesses, as tensors, numbers and strings only."""
+        """Best bound, witnesses, and the problem they belong to (as a hash), as tensors, numbers and strings only."""
         return {
+            "problem": self._identity.digest(),
             "attainable": self.attainable,
             "dual_bound": self.best.value,
             "dual_norm_upper": self.best.dual_norm_upper,
@@ -211,7 +218,19 @@ class DualSolver:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave; the problem must be the same."""
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            InvalidInputError: If it is of another problem: other data (or another dtype of them), loss, strength or
+                architecture. Bounds of one say nothing of another.
+            KeyError: If it is not what :meth:`state_dict` gives.
+        """
+        if state["problem"] != self._identity.digest():
+            raise InvalidInputError(
+                "The state is of another training problem than this solver: expected the same inputs and targets (bit for bit, "
+                "in the same order), loss, `path_decay`, penalty and architecture. Prove the bound anew with `step`; "
+                "`at_path_decay` takes over what holds at another strength."
+            )
         point = state["dual_point"]
         self.best = DualBound(value=state["dual_bound"], dual_point=point, dual_norm_upper=state["dual_norm_upper"])
         self.attainable = float(state["attainable"])
@@ -219,6 +238,13 @@ class DualSolver:
         self.atoms = AtomStore.from_state(state["witnesses"])
         self.points = ProvenPoints.from_state(state["points"])
         self.joint.is_spent = self.joint.is_spent or bool(state["joint_dual_is_spent"])
+
+    def _check_unchanged(self) -> None:
+        if self._identity.has_changed():
+            raise InvalidInputError(
+                "The inputs were changed in place since the solver was made; expected those its bounds are proven for. Make a "
+                "new one, or hand it a copy (`inputs.clone()`)."
+            )
 
     def _certificate(
         self,

@@ -102,10 +102,13 @@ class TrainingProblem:
                 f"The 'l2_path' penalty sums over paths of linear layers, and {spec} has a convolution. Expected 'product' or "
                 "'power'."
             )
-        if inputs.ndim < 2 or inputs.shape[0] == 0:
-            raise InvalidInputError(
-                f"`inputs` has shape {tuple(inputs.shape)}; expected at least one sample, (num_samples, ...)."
+        if inputs.ndim < 2:
+            raise ShapeError(
+                f"`inputs` has shape {tuple(inputs.shape)}; expected one row a sample, (num_samples, in_features). "
+                "`inputs[:, None]` makes a column of them, `inputs[None]` one sample."
             )
+        if inputs.shape[0] == 0:
+            raise InvalidInputError(f"`inputs` has shape {tuple(inputs.shape)}; expected at least one sample.")
         _check_features(spec, inputs)
         if targets.shape[:1] != inputs.shape[:1]:
             raise ShapeError(

@@ -56,6 +56,10 @@ def conjugate_loss(loss: nn.Module, targets: Tensor, *, num_outputs: int) -> Abs
     """
     if not (isinstance(num_outputs, int) and num_outputs >= 1):
         raise InvalidInputError(f"`num_outputs` is {num_outputs!r}; expected an integer >= 1.")
+    if isinstance(loss, type) and loss in _CONVERTERS:
+        raise UnsupportedLossError(
+            f"The loss is the class {_class_name(loss)}; expected an instance of it: `{loss.__name__}()`."
+        )
     convert = _CONVERTERS.get(type(loss))
     if convert is None or "forward" in vars(loss):
         raise UnsupportedLossError(

@@ -13,7 +13,7 @@ __all__ = ["check_leaves", "check_local", "check_local_leaves"]
 
 
 def check_leaves(linears: Sequence[StackedLayer], purpose: str, alternative: str = "") -> None:
-    """Raise unless all weights and biases are parameters.
+    """Raise unless all weights and biases are parameters, each one of its own.
 
     Args:
         linears: The layers.
@@ -21,8 +21,10 @@ def check_leaves(linears: Sequence[StackedLayer], purpose: str, alternative: str
         alternative: What else would help, the end of a sentence.
 
     Raises:
-        UnsupportedModelError: If a parametrization or a pruning mask computes one; the message says which.
+        UnsupportedModelError: If a parametrization or a pruning mask computes one, or two layers share one; the message says
+            which.
     """
+    owners: dict[int, int] = {}
     for number, linear in enumerate(linears):
         for name, tensor in (("weight", linear.weight), ("bias", linear.bias)):
             if tensor is not None and not isinstance(tensor, nn.Parameter):
@@ -30,6 +32,11 @@ def check_leaves(linears: Sequence[StackedLayer], purpose: str, alternative: str
                     f"The {name} of linear layer {number} (counted from 0) is computed from other parameters, by a "
                     f"parametrization or a pruning mask; expected a parameter, {purpose}. Make it permanent "
                     f"(`parametrize.remove_parametrizations`, `prune.remove`){alternative}."
+                )
+            if tensor is not None and (other := owners.setdefault(id(tensor), number)) != number:
+                raise UnsupportedModelError(
+                    f"Linear layers {other} and {number} (counted from 0) share their {name}; expected one of its own each, "
+                    f"{purpose}. Give one of them a copy."
                 )
 
 
