@@ -88,11 +88,11 @@ def test_the_restricted_dual_is_a_cone_program_shared_between_strengths_and_repo
     certificate = solver.step(weights, rtol=1e-6, deadline=Deadline(60.0))
     assert certificate.stats["restricted_dual_by"] == "cone program"
     other = solver.at_path_decay(0.3)
-    assert other.programs is solver.programs
-    number = solver.programs.num_canonicalised
+    assert other.state.programs is solver.state.programs
+    number = solver.state.programs.num_canonicalised
     assert number >= 1
     other.step(weights, rtol=1e-6, deadline=Deadline(60.0), max_rounds=1)
-    assert solver.programs.num_canonicalised <= number + 1  # another size, if any
+    assert solver.state.programs.num_canonicalised <= number + 1  # another size, if any
     without_time = DualSolver(make_problem(nn.HuberLoss(reduction="sum"))).step(weights, rtol=1e-6, deadline=Deadline(1.5))
     assert without_time.stats.get("restricted_dual_by", "group lasso") == "group lasso"
 
@@ -131,8 +131,8 @@ def test_state_survives_a_weights_only_checkpoint() -> None:
     assert fresh.best.value == bound
     assert fresh.attainable == solver.attainable
     assert len(fresh.witnesses) == len(solver.witnesses)
-    assert len(fresh.points) == len(solver.points) > 0
-    assert fresh.joint.is_spent == solver.joint.is_spent
+    assert len(fresh.state.points) == len(solver.state.points) > 0
+    assert fresh.state.joint.is_spent == solver.state.joint.is_spent
     assert fresh.best.dual_point is not None
     assert solver.best.dual_point is not None
     assert torch.equal(fresh.best.dual_point, solver.best.dual_point)
@@ -162,11 +162,11 @@ def test_a_point_chosen_with_its_relaxation_proves_more_where_the_relaxation_is_
     """Many samples in three dimensions: one relaxation without splitting loses a lot."""
     problem, weights = trained_on_noise(14, 3, seed=0, path_decay=0.5, rtol=1e-2)
     alone = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
-    alone.joint.is_spent = True
+    alone.state.joint.is_spent = True
     gap = alone.step(weights, rtol=1e-2, deadline=Deadline(60.0), max_rounds=0).relative_gap
     assert gap > 1e-2
     solver = DualSolver(problem, DoublyNonnegativeRelaxation(max_nodes=1))
-    solver.joint.is_spent, solver.joint.worthwhile_from = False, 0.0
+    solver.state.joint.is_spent, solver.state.joint.worthwhile_from = False, 0.0
     assert solver.step(weights, rtol=0.8 * gap, deadline=Deadline(60.0), max_rounds=0).is_certified
 
 
@@ -174,7 +174,7 @@ def test_memory_is_bounded_over_many_steps() -> None:
     solver = DualSolver(make_problem())
     for seed in range(12):
         solver.step(ParallelWeights.from_module(make_net(seed)), rtol=1e-3, deadline=Deadline(30.0), max_rounds=1)
-    assert len(solver.points) <= 8
+    assert len(solver.state.points) <= 8
     assert len(solver.witnesses) <= 256
 
 
@@ -219,20 +219,20 @@ def test_a_residual_bounded_before_is_not_bounded_afresh() -> None:
     """The second call goes on from what the first proved, and only for the same point."""
     net, solver = make_net(), DualSolver(make_problem())
     candidate = solver.problem.dual_candidate(solver.problem.primal(ParallelWeights.from_module(net)).outputs)
-    assert solver.known_residual_bound(candidate) is None
+    assert solver.state.known_residual_bound(candidate) is None
     solver.step(ParallelWeights.from_module(net), rtol=1e-3, deadline=Deadline(30.0), max_rounds=0)
-    known = solver.known_residual_bound(candidate)
+    known = solver.state.known_residual_bound(candidate)
     assert known is not None
     assert 0.0 < known.lower <= known.upper < math.inf
-    assert solver.known_residual_bound(candidate * (1.0 + 2.0**-40)) is None
+    assert solver.state.known_residual_bound(candidate * (1.0 + 2.0**-40)) is None
 
 
 def test_where_boxes_were_expected_to_do_well_but_do_not_the_joint_dual_has_its_turn() -> None:
     problem, weights = trained_on_noise(60, 8, seed=1, path_decay=1.0, time_budget=2.0)
     alone = DualSolver(problem, QuadraticRelaxation())
-    assert alone.joint.worthwhile_from > 0.0
-    assert not alone.joint.is_spent
-    alone.joint.is_spent = True
+    assert alone.state.joint.worthwhile_from > 0.0
+    assert not alone.state.joint.is_spent
+    alone.state.joint.is_spent = True
     gap = alone.step(weights, rtol=1e-3, deadline=Deadline(60.0), max_rounds=0).relative_gap
     certificate = DualSolver(problem, QuadraticRelaxation()).step(
         weights, rtol=0.9 * gap, deadline=Deadline(60.0), max_rounds=0

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from torch_strongdual._checks import check_positive_finite
-from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint, JointSituation
-from torch_strongdual.certification._dual.atom_store import AtomStore
-from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
-from torch_strongdual.certification._dual.joint_candidate import JointCandidate
+from torch_strongdual.certification._dual.dual_state import DualState
 from torch_strongdual.certification._dual.problem_identity import ProblemIdentity
-from torch_strongdual.certification._dual.proven_points import ProvenPoints
 from torch_strongdual.certification._dual.solver_run import SolverRun
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
 from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
-from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
-from torch_strongdual.certification.oracles import AbstractDualNormOracle, BoundRequest
+from torch_strongdual.certification.dual_norm_bound import Witness
+from torch_strongdual.certification.oracles import AbstractDualNormOracle
 from torch_strongdual.certification.oracles.auto_oracle import oracle_or_default
 from torch_strongdual.certification.training_problem import PrimalValue, TrainingProblem
 from torch_strongdual.errors import InvalidInputError, UnsupportedModelError
@@ -74,23 +66,23 @@ class DualSolver:
         if (reason := self.oracle.supports(problem.spec)) is not None:
             raise UnsupportedModelError(f"{type(self.oracle).__name__} cannot certify {problem.spec}: {reason}.")
         self._identity = ProblemIdentity(problem)
-        self.best = DualBound.vacuous()
-        self.attainable = math.inf
-        self._oracle_state: Any = None
-        self.atoms = AtomStore()
-        self.points = ProvenPoints()
-        self.joint: AbstractJointCandidate = (
-            DeepJointCandidate(problem) if DeepJointCandidate.supports(problem) else JointCandidate(problem)
-        )
-        self.programs = RestrictedPrograms()
-        #: The network's residual last bounded, and its bound.
-        self.residual_bound: tuple[Tensor, DualNormBound] | None = None
-        self._evidence: dict[str, float | str] = {}
+        #: What is known so far; for its parts see :class:`DualState`.
+        self.state = DualState(problem, self.oracle)
+
+    @property
+    def best(self) -> DualBound:
+        """The largest lower bound proven so far; vacuous at first."""
+        return self.state.best
+
+    @property
+    def attainable(self) -> float:
+        """The smallest objective of any network seen or put together, ``inf`` at first."""
+        return self.state.attainable
 
     @property
     def witnesses(self) -> tuple[Witness, ...]:
         """Unit branches found so far, kept as atoms of the restricted dual."""
-        return self.atoms.witnesses
+        return self.state.atoms.witnesses
 
     @with_own_defaults
     def at_path_decay(self, path_decay: float) -> DualSolver:
@@ -107,11 +99,7 @@ class DualSolver:
         """
         check_positive_finite("path_decay", path_decay)
         other = DualSolver(dataclasses.replace(self.problem, path_decay=path_decay), self.oracle)
-        other._oracle_state, other.atoms = self._oracle_state, self.atoms.copy()
-        other.points, other.programs = self.points.copy(), self.programs
-        if self.best.dual_point is not None:
-            rescaled = other.problem.scaled_bound(self.best.dual_point, self.best.dual_norm_upper)
-            other.offer(rescaled, {**self._evidence, "dual_point_from": "another path decay"})
+        other.state.carry_over(self.state)
         return other
 
     @with_own_defaults
@@ -120,8 +108,7 @@ class DualSolver:
 
         Call it before a deadline starts: compilation happens once a machine and may take some seconds.
         """
-        if self._oracle_state is None:
-            self._oracle_state = self.oracle.init(self.problem.spec, self.problem.inputs)
+        self.state.prepare()
 
     @with_own_defaults
     def step(self, weights: ParallelWeights, *, rtol: float, deadline: Deadline, max_rounds: int = _MAX_ROUNDS) -> Certificate:
@@ -145,10 +132,9 @@ class DualSolver:
         if not (math.isfinite(primal.value) and data_are_finite):
             return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
         self.prepare()
-        run = SolverRun(self, primal, rtol, deadline, pass_seconds=pass_seconds)
-        run.execute(weights, max_rounds)
-        status = CertificateStatus.CERTIFIED if run.is_certified() else run.open_status()
-        return self._certificate(primal, rtol, status, run.stats, run.improving_branches())
+        run = SolverRun(self.state, primal, rtol, deadline, pass_seconds=pass_seconds)
+        found = run.execute(weights, max_rounds)
+        return self._certificate(primal, rtol, found.status, found.stats, found.improving_branches)
 
     @with_own_defaults
     def assess(self, weights: ParallelWeights, *, rtol: float) -> Certificate:
@@ -166,56 +152,23 @@ class DualSolver:
         primal = self.problem.primal(weights)
         if not math.isfinite(primal.value):
             return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
-        run = SolverRun(self, primal, rtol, Deadline(0.0))
-        run.check_sound()
-        status = CertificateStatus.CERTIFIED if run.is_certified() else CertificateStatus.GAP_OPEN
+        self.state.attain(primal.value)
+        self.state.check_sound(primal.value)
+        is_certified = self.state.certifies(primal.value, rtol)
+        status = CertificateStatus.CERTIFIED if is_certified else CertificateStatus.GAP_OPEN
         return self._certificate(primal, rtol, status, {"attainable_objective": self.attainable}, ())
-
-    def bound_dual_norm(self, candidate: Tensor, request: BoundRequest) -> DualNormBound:
-        """Ask the oracle, and remember its witnesses."""
-        found = self.oracle.bound(self._oracle_state, candidate, request)
-        self.atoms.add(found.witnesses)
-        return found
-
-    def known_residual_bound(self, candidate: Tensor) -> DualNormBound | None:
-        """What was proven last, if that was of exactly this dual point: a network that stands still is not bounded afresh."""
-        if self.residual_bound is None or not torch.equal(self.residual_bound[0], candidate):
-            return None
-        return self.residual_bound[1]
-
-    def joint_point(
-        self, deadline: Deadline, *, near: Tensor, sufficient: Callable[[Tensor], float] = lambda candidate: 0.0
-    ) -> JointPoint | None:
-        """The next dual point that is chosen together with its dual norm; see :meth:`AbstractJointCandidate.next_point`."""
-        situation = JointSituation(
-            attainable=self.attainable, near=near, oracle_state=self._oracle_state, sufficient=sufficient
-        )
-        return self.joint.next_point(deadline, situation)
 
     def offer(self, bound: DualBound, evidence: Mapping[str, float | str]) -> bool:
         """Keep ``bound`` if it beats the best one; return whether it did."""
-        if not bound.value > self.best.value:
-            return False
-        self.best, self._evidence = bound, dict(evidence)
-        return True
+        return self.state.offer(bound, evidence)
 
     def scale(self, primal_value: float, dual_bound: float) -> float:
         """What gaps are relative to: the objective; for losses that can be negative, the zero net's distance from the bound."""
-        return primal_value if self.problem.loss.is_non_negative else self.problem.null_value() - dual_bound
+        return self.state.scale(primal_value, dual_bound)
 
     def state_dict(self) -> dict[str, Any]:
         """Best bound, witnesses, and the problem they belong to (as a hash), as tensors, numbers and strings only."""
-        return {
-            "problem": self._identity.digest(),
-            "attainable": self.attainable,
-            "dual_bound": self.best.value,
-            "dual_norm_upper": self.best.dual_norm_upper,
-            "dual_point": self.best.dual_point,
-            "evidence": dict(self._evidence),
-            "joint_dual_is_spent": self.joint.is_spent,
-            "points": self.points.state(),
-            "witnesses": self.atoms.state(),
-        }
+        return {"problem": self._identity.digest(), **self.state.as_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave.
@@ -231,13 +184,7 @@ class DualSolver:
                 "in the same order), loss, `path_decay`, penalty and architecture. Prove the bound anew with `step`; "
                 "`at_path_decay` takes over what holds at another strength."
             )
-        point = state["dual_point"]
-        self.best = DualBound(value=state["dual_bound"], dual_point=point, dual_norm_upper=state["dual_norm_upper"])
-        self.attainable = float(state["attainable"])
-        self._evidence = dict(state["evidence"])
-        self.atoms = AtomStore.from_state(state["witnesses"])
-        self.points = ProvenPoints.from_state(state["points"])
-        self.joint.is_spent = self.joint.is_spent or bool(state["joint_dual_is_spent"])
+        self.state.restore(state)
 
     def _check_unchanged(self) -> None:
         if self._identity.has_changed():
@@ -256,7 +203,7 @@ class DualSolver:
     ) -> Certificate:
         failed = status is CertificateStatus.NUMERICAL_FAILURE
         best = DualBound.vacuous() if failed else self.best
-        evidence = {"dual_norm_upper": best.dual_norm_upper, "dual_norm_limit": self.problem.dual_norm_limit, **self._evidence}
+        limits = {"dual_norm_upper": best.dual_norm_upper, "dual_norm_limit": self.problem.dual_norm_limit}
         return Certificate(
             primal_value=primal.value,
             dual_bound=best.value,
@@ -268,6 +215,6 @@ class DualSolver:
             status=status,
             scope=self.problem.scope,
             improving_branches=improving,
-            evidence={} if failed else evidence,
+            evidence={} if failed else {**limits, **self.state.evidence},
             stats=stats,
         )

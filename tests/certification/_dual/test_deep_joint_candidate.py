@@ -71,7 +71,7 @@ def test_points_are_in_the_domain_and_prove_no_more_than_networks_attain(
     solver = DualSolver(problem)
     solver.prepare()
     near = problem.dual_candidate(net(inputs).detach())
-    found = solver.joint_point(Deadline(4.0), near=near)
+    found = solver.state.joint_point(Deadline(4.0), near=near)
     assert found is not None
     value = problem.scaled_bound(found.candidate, found.bound.upper).value
     primal = problem.primal(ParallelWeights.from_module(net)).value
@@ -99,9 +99,9 @@ def test_it_proves_more_than_the_rescaled_residual_where_lines_are_loose(
     problem, residual, attained = loose
     solver = DualSolver(problem)
     solver.prepare()
-    bound = solver.bound_dual_norm(residual, BoundRequest(rtol=2e-2, deadline=Deadline(4.0)))
+    bound = solver.state.bound_dual_norm(residual, BoundRequest(rtol=2e-2, deadline=Deadline(4.0)))
     rescaled = problem.scaled_bound(residual, bound.upper).value
-    found = solver.joint_point(Deadline(8.0), near=residual)
+    found = solver.state.joint_point(Deadline(8.0), near=residual)
     assert found is not None
     value = problem.scaled_bound(found.candidate, found.bound.upper).value
     assert value <= attained
@@ -114,7 +114,7 @@ def test_cases_by_sign_tighten_what_lines_leave_and_are_gone_on_with(loose: tupl
     solver = DualSolver(problem)
     solver.prepare()
     lines, some, more = (
-        solver.bound_dual_norm(residual, BoundRequest(rtol=rtol, deadline=Deadline(seconds)))
+        solver.state.bound_dual_norm(residual, BoundRequest(rtol=rtol, deadline=Deadline(seconds)))
         for rtol, seconds in ((2e-2, 15.0), (1e-2, 15.0), (1e-2, 4.0))
     )
     assert lines.ratio > 1.05
@@ -143,9 +143,9 @@ def test_without_time_there_is_no_point_yet() -> None:
     problem = TrainingProblem.from_model(deep_net(2), inputs, targets, loss=nn.MSELoss(), path_decay=0.1)
     solver = DualSolver(problem)
     solver.prepare()
-    assert solver.joint_point(Deadline(0.0), near=targets) is None
-    assert not solver.joint.is_spent
-    assert solver.joint_point(Deadline(20.0), near=targets) is not None
+    assert solver.state.joint_point(Deadline(0.0), near=targets) is None
+    assert not solver.state.joint.is_spent
+    assert solver.state.joint_point(Deadline(20.0), near=targets) is not None
     assert solver.best.value == -math.inf  # offering is up to the run
 
 
@@ -162,9 +162,9 @@ def test_it_proves_more_than_the_rescaled_residual_for_labels_with_noise(loss: n
     residual = problem.dual_candidate(net(inputs).detach())
     solver = DualSolver(problem)
     solver.prepare()
-    bound = solver.bound_dual_norm(residual, BoundRequest(rtol=2e-2, deadline=Deadline(4.0)))
+    bound = solver.state.bound_dual_norm(residual, BoundRequest(rtol=2e-2, deadline=Deadline(4.0)))
     rescaled = problem.scaled_bound(residual, bound.upper).value
-    found = solver.joint_point(Deadline(8.0), near=residual)
+    found = solver.state.joint_point(Deadline(8.0), near=residual)
     assert found is not None
     value = problem.scaled_bound(found.candidate, found.bound.upper).value
     assert value <= attained

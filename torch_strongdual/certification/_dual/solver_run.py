@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from torch_strongdual.certification._dual.dual_state import DualState
 from torch_strongdual.certification._dual.open_reason import expected_gap, reason_of
 from torch_strongdual.certification._dual.proven_points import ProvenPoint
 from torch_strongdual.certification._restricted.restricted_dual import AtomSet, solve_restricted_dual
@@ -16,13 +18,10 @@ from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
 from torch_strongdual.certification.oracles import BoundRequest
 from torch_strongdual.certification.training_problem import PrimalValue
-from torch_strongdual.errors import SolverError, SoundnessError
+from torch_strongdual.errors import SolverError
 from torch_strongdual.nn import ParallelWeights
 
-if TYPE_CHECKING:
-    from torch_strongdual.certification.dual_solver import DualSolver
-
-__all__ = ["SolverRun"]
+__all__ = ["RunResult", "SolverRun"]
 
 _COARSE = 2e-2
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
@@ -32,11 +31,26 @@ _TOO_SHORT = 0.02  # of the time spent
 _LEAST_NORM = 0.25  # over the limit, that is worth proving of a point that is not a residual
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunResult:
+    """What a run says of its network; what it found of the problem is in the state.
+
+    Args:
+        status: Why it ended.
+        stats: What ran, for the certificate.
+        improving_branches: Branches whose addition lowers the objective.
+    """
+
+    status: CertificateStatus
+    stats: Mapping[str, float | str]
+    improving_branches: tuple[Witness, ...]
+
+
 class SolverRun:
     """One step of a solver: what this network's certificate still lacks.
 
     Args:
-        solver: Holds what lasts.
+        state: What is known of the problem; what is found is added to it.
         primal: Value and outputs of the network.
         rtol: Relative gap at which to stop.
         deadline: When to stop.
@@ -44,10 +58,10 @@ class SolverRun:
     """
 
     def __init__(
-        self, solver: DualSolver, primal: PrimalValue, rtol: float, deadline: Deadline, *, pass_seconds: float = 0.0
+        self, state: DualState, primal: PrimalValue, rtol: float, deadline: Deadline, *, pass_seconds: float = 0.0
     ) -> None:
         self.pass_seconds = pass_seconds
-        self.solver, self.problem = solver, solver.problem
+        self.state, self.problem = state, state.problem
         self.primal, self.rtol, self.deadline = primal, rtol, deadline
         self.last = DualNormBound(upper=0.0)
         self.rounds = 0
@@ -57,9 +71,23 @@ class SolverRun:
         self._in_use: list[Witness] = []
         self._generates_columns = True
         self._history: list[tuple[float, float]] = []
-        solver.attainable = min(solver.attainable, primal.value)
 
-    def execute(self, weights: ParallelWeights, max_rounds: int) -> None:
+    def execute(self, weights: ParallelWeights, max_rounds: int) -> RunResult:
+        """Lower the gap of this network until it is certified, the time is up, or nothing helps.
+
+        Args:
+            weights: The network.
+            max_rounds: Rounds of column generation at most; 0 leaves it at its residual.
+
+        Raises:
+            SoundnessError: If a bound comes out above an attained value.
+        """
+        self.state.attain(self.primal.value)
+        self._search(weights, max_rounds)
+        status = CertificateStatus.CERTIFIED if self.is_certified() else self.open_status()
+        return RunResult(status=status, stats=self.stats, improving_branches=self.improving_branches())
+
+    def _search(self, weights: ParallelWeights, max_rounds: int) -> None:
         """Residual first; then what suits whichever is farther off, the proof or the network."""
         self._generates_columns = max_rounds > 0
         self.try_candidate(self.problem.dual_candidate(self.primal.outputs), "residual")
@@ -80,7 +108,7 @@ class SolverRun:
     def stats(self) -> dict[str, float | str]:
         """What ran, for the certificate."""
         stats = {**self.last.stats, "dual_norm_upper": self.last.upper, "dual_norm_lower": self.last.lower}
-        stats["attainable_objective"] = self.solver.attainable
+        stats["attainable_objective"] = self.state.attainable
         stats |= {"rounds": float(self.rounds), "bound_from": self.source, "seconds": self.deadline.elapsed}
         if self.restricted_solver:
             stats["restricted_dual_by"] = self.restricted_solver
@@ -93,13 +121,11 @@ class SolverRun:
 
     def relative_gap(self, bound: float) -> float:
         """Gap that a dual bound of this value would leave."""
-        gap = self.primal.value - bound
-        scale = self.solver.scale(self.primal.value, bound)
-        return 0.0 if gap <= SMALLEST_GAP else gap / scale if scale > 0 else math.inf
+        return self.state.relative_gap(self.primal.value, bound)
 
     def is_certified(self) -> bool:
         """Whether the best bound is close enough."""
-        return math.isfinite(self.solver.best.value) and self.relative_gap(self.solver.best.value) <= self.rtol
+        return self.state.certifies(self.primal.value, self.rtol)
 
     def is_done(self) -> bool:
         """Whether there is nothing left to do, or no time."""
@@ -107,8 +133,8 @@ class SolverRun:
 
     def is_solved(self) -> bool:
         """Whether column generation can add nothing: no oracle, or a network is known that nearly meets the bound."""
-        attainable, bound = self.solver.attainable, self.solver.best.value
-        known = attainable - bound <= 0.2 * self.rtol * self.solver.scale(attainable, bound)
+        attainable, bound = self.state.attainable, self.state.best.value
+        known = attainable - bound <= 0.2 * self.rtol * self.state.scale(attainable, bound)
         return math.isinf(self.last.upper) or known
 
     def is_loose(self) -> bool:
@@ -120,12 +146,12 @@ class SolverRun:
         """What keeps the gap open: the network, or the proof, whichever is farther from the other."""
         return reason_of(
             self.last,
-            best=self.solver.best.value,
-            attainable=self.solver.attainable,
+            best=self.state.best.value,
+            attainable=self.state.attainable,
             primal=self.primal.value,
-            scale=max(self.solver.scale(self.primal.value, self.solver.best.value), SMALLEST_GAP),
+            scale=max(self.state.scale(self.primal.value, self.state.best.value), SMALLEST_GAP),
             limit=self.problem.dual_norm_limit,
-            oracle=type(self.solver.oracle).__name__,
+            oracle=type(self.state.oracle).__name__,
             has_expired=self.deadline.expired,
             seconds=self.deadline.elapsed,
             history=self._history,
@@ -148,8 +174,8 @@ class SolverRun:
         """Bound the dual norm of a candidate, coarsely first, and offer the bound it proves."""
         # With the dual solved already only the branches that violate it are wanted.
         fine = 0.5 if self.is_solved() else min(0.25 * self.rtol, 1e-2)
-        known = self.solver.known_residual_bound(candidate)
-        if known is not None and self.solver.joint.worthwhile_from > 0.0:
+        known = self.state.known_residual_bound(candidate)
+        if known is not None and self.state.joint.worthwhile_from > 0.0:
             self.last, self.residual_witnesses = known, known.witnesses
             if self._suits_joint():  # as it did then
                 return
@@ -161,7 +187,7 @@ class SolverRun:
             upper, oracle = min(upper, self.last.upper), str(self.last.stats.get("oracle", ""))
             if source == "residual":
                 self.residual_witnesses = self.last.witnesses
-                self.solver.residual_bound = (candidate, dataclasses.replace(self.last, upper=upper))
+                self.state.residual_bound = (candidate, dataclasses.replace(self.last, upper=upper))
             if self.is_done() or rtol == fine or not self._would_pay(candidate, proven.value):
                 break
             if self._suits_joint():
@@ -170,11 +196,11 @@ class SolverRun:
 
     def try_joint_points(self) -> None:
         """Points chosen together with their relaxed dual norm, which their own multipliers prove; ever tighter ones."""
-        deadline = self.deadline.fraction(self.solver.joint.total_share)
+        deadline = self.deadline.fraction(self.state.joint.total_share)
         near = self.problem.dual_candidate(self.primal.outputs)
         while not (self.is_done() or deadline.expired):
-            limit = deadline.fraction(self.solver.joint.share)
-            found = self.solver.joint_point(limit, near=near, sufficient=self._sufficient_for)
+            limit = deadline.fraction(self.state.joint.share)
+            found = self.state.joint_point(limit, near=near, sufficient=self._sufficient_for)
             if found is None:
                 return
             self.last = found.bound
@@ -183,7 +209,7 @@ class SolverRun:
 
     def refine_combination(self) -> None:
         """Ask the oracle at the best combination of proven points, for all the time that is left."""
-        best = None if self.is_done() else self.solver.points.best_combination(self.problem, self.deadline)
+        best = None if self.is_done() else self.state.points.best_combination(self.problem, self.deadline)
         if best is None or self.is_done():
             return
         floor = self._sufficient_for(best.candidate)
@@ -197,8 +223,8 @@ class SolverRun:
         if max_rounds < 1 or self.is_done() or self.deadline.remaining < self.pass_seconds:
             return
         atoms = AtomSet.of_network(self.problem, weights)
-        atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.solver.atoms.witnesses))
-        stuck, before_this = 0, set(map(id, self.solver.atoms.witnesses))
+        atoms = atoms.joined(AtomSet.of_witnesses(self.problem, self.state.atoms.witnesses))
+        stuck, before_this = 0, set(map(id, self.state.atoms.witnesses))
         while atoms.features.shape[1] and not (self.is_done() or self.is_solved()) and self.rounds < max_rounds and stuck < 3:
             self.rounds += 1
             try:
@@ -207,24 +233,24 @@ class SolverRun:
                     atoms,
                     rtol=0.1 * self.rtol,
                     deadline=self.deadline.fraction(0.5),
-                    programs=self.solver.programs,
+                    programs=self.state.programs,
                 )
             except SolverError as error:
                 self.failure = f"{error} ({error.solver}: {error.solver_status})"
                 break
             self.restricted_solver = solution.solver
             self._in_use = atoms.in_use(self.problem, solution)
-            self.solver.attainable = min(self.solver.attainable, solution.objective)
-            before = self.relative_gap(self.solver.best.value)
-            known = set(map(id, self.solver.atoms.witnesses))
+            self.state.attain(solution.objective)
+            before = self.relative_gap(self.state.best.value)
+            known = set(map(id, self.state.atoms.witnesses))
             self.try_candidate(solution.candidate, "restricted dual")
-            stuck = stuck + 1 if self.relative_gap(self.solver.best.value) > 0.98 * before else 0
-            new = [w for w in self.solver.atoms.witnesses if id(w) not in known]
+            stuck = stuck + 1 if self.relative_gap(self.state.best.value) > 0.98 * before else 0
+            new = [w for w in self.state.atoms.witnesses if id(w) not in known]
             atoms = atoms.joined(AtomSet.of_witnesses(self.problem, new))
         if self.rounds:
             # What came last was never part of a solution, so it cannot have been idle.
-            fresh = [w for w in self.solver.atoms.witnesses if id(w) not in before_this]
-            self.solver.atoms.age([*self._in_use, *fresh])
+            fresh = [w for w in self.state.atoms.witnesses if id(w) not in before_this]
+            self.state.atoms.age([*self._in_use, *fresh])
 
     # Parts
 
@@ -237,7 +263,7 @@ class SolverRun:
             request: What is asked of the oracle.
             known_from: The oracle that proved ``request.known_upper``.
         """
-        self.last = self.solver.bound_dual_norm(candidate, request)
+        self.last = self.state.bound_dual_norm(candidate, request)
         if request.known_upper <= self.last.upper and math.isfinite(request.known_upper):
             stats = {**self.last.stats, "oracle": known_from} if known_from else self.last.stats
             self.last = dataclasses.replace(self.last, upper=request.known_upper, stats=stats)
@@ -249,7 +275,7 @@ class SolverRun:
         oracle = str(self.last.stats.get("oracle", ""))
         proven = self.problem.scaled_bound(candidate, upper)
         self._offer(proven, source, oracle)
-        self.solver.points.add(ProvenPoint(candidate=candidate, dual_norm_upper=upper, source=source, oracle=oracle))
+        self.state.points.add(ProvenPoint(candidate=candidate, dual_norm_upper=upper, source=source, oracle=oracle))
         return proven
 
     def _combine(self) -> None:
@@ -258,23 +284,23 @@ class SolverRun:
             return
         # Cheap where data are few: worth a little more than the time allowed, at its end.
         limit = self.deadline if self.deadline.remaining > 0.0 else Deadline(0.02 * self.deadline.elapsed)
-        best = self.solver.points.best_combination(self.problem, limit)
+        best = self.state.points.best_combination(self.problem, limit)
         if best is not None:
             proven = self.problem.scaled_bound(best.candidate, best.dual_norm_upper)
             self._offer(proven, best.source, best.oracle)
 
     def _offer(self, proven: DualBound, source: str, oracle: str) -> None:
-        if self.solver.offer(proven, {"dual_point_from": source, "oracle": oracle}):
+        if self.state.offer(proven, {"dual_point_from": source, "oracle": oracle}):
             self.source = source
-        self.check_sound()
-        self._history.append((self.deadline.elapsed, self.relative_gap(self.solver.best.value)))
+        self.state.check_sound(self.primal.value)
+        self._history.append((self.deadline.elapsed, self.relative_gap(self.state.best.value)))
 
     def _stages(self, source: str, coarse: float, fine: float) -> tuple[tuple[float, float], ...]:
         """Tolerances to ask for in turn, and the share of the time left that each may take.
 
         The coarse answer must leave time for what may follow: column generation, a point that suits a loose proof better.
         """
-        joint = self.solver.joint
+        joint = self.state.joint
         joint_is_next = not joint.is_spent and joint.worthwhile_from == 0.0
         share = joint.residual_share if self._generates_columns or not joint.is_spent else 1.0
         if joint_is_next:
@@ -308,7 +334,7 @@ class SolverRun:
 
     def _suits_joint(self) -> bool:
         """Whether a point chosen together with its relaxed dual norm promises more than a tighter bound on this one."""
-        joint = self.solver.joint
+        joint = self.state.joint
         is_far = self.last.looseness(self.problem.dual_norm_limit) > joint.worthwhile_from
         return not joint.is_spent and self.is_loose() and is_far
 
@@ -318,16 +344,3 @@ class SolverRun:
         scale = self.problem.loss.best_scale(candidate, self.problem.dual_norm_limit / attained)
         hoped = self.problem.loss.dual_objective(scale * candidate)
         return self.relative_gap(hoped) <= max(self.rtol, 0.7 * self.relative_gap(proven))
-
-    def check_sound(self) -> None:
-        """A bound above an attained value is a bug in the bound: withdraw it and say so."""
-        best = self.solver.best.value
-        attained = min(self.primal.value, self.problem.null_value())
-        if best > attained:
-            self.solver.best = DualBound.vacuous()
-            raise SoundnessError(
-                f"The dual bound {best!r} came out above an attained objective {attained!r}: a bug in the bound, which has "
-                "been withdrawn. Please report it with the data.",
-                primal_value=attained,
-                dual_bound=best,
-            )

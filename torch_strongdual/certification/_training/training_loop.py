@@ -143,7 +143,7 @@ class TrainingLoop:
 
         Returns whether it did: not where there are too many branches, or the directions of several outputs lag behind.
         """
-        if not self.solver.joint.is_spent and self.best.number * self.problem.spec.in_features > _LARGE:
+        if not self.solver.state.joint.is_spent and self.best.number * self.problem.spec.in_features > _LARGE:
             self._refit(self.best)  # cells of many branches cost more than a refit that leaves few
         deadline = self.deadline.fraction(_SCOUTING_SHARE)  # noise needs many branches, each refit of them seconds
         is_fine = self._refit_in_cells(self._no_branches())
@@ -215,7 +215,7 @@ class TrainingLoop:
         if self._is_settled():  # what is lacking is the proof: all the time for it, and the search goes on where it stopped
             deadline = self.deadline
         else:
-            share = 0.6 if self._may_improve or self.solver.joint.is_spent else 0.85
+            share = 0.6 if self._may_improve or self.solver.state.joint.is_spent else 0.85
             deadline, self._bounded = self.deadline.fraction(share), (self.best, self.objective)
         weights = self._bounded[0].to_weights(self.problem)
         certificate = self.solver.step(weights, rtol=self.rtol, deadline=deadline, max_rounds=max_rounds)
@@ -224,9 +224,10 @@ class TrainingLoop:
 
     def _is_settled(self) -> bool:
         """Whether the objective is what it was at the last bound, and what that lacked was the proof, not the network."""
-        if self.solver.residual_bound is None or self._bounded[1] - self.objective > 0.1 * self.rtol * abs(self.objective):
+        bounded = self.solver.state.residual_bound
+        if bounded is None or self._bounded[1] - self.objective > 0.1 * self.rtol * abs(self.objective):
             return False
-        _, known = self.solver.residual_bound
+        _, known = bounded
         limit = self.problem.dual_norm_limit
         return known.looseness(limit) > max(self.rtol, 2.0 * (known.lower / limit - 1.0))
 
