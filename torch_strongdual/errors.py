@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CertificationError",
-    "DualInfeasibleError",
     "InvalidInputError",
-    "LooseBoundWarning",
     "MissingDependencyError",
     "NotDifferentiableError",
     "NumericalWarning",
@@ -47,19 +45,6 @@ class UnsupportedModelError(StrongDualError, TypeError):
 
 class UnsupportedLossError(StrongDualError, TypeError):
     """The loss, or an option of it, has no conjugate here. The message names it."""
-
-
-class DualInfeasibleError(StrongDualError, ValueError):
-    """A dual point lies outside the dual domain.
-
-    Args:
-        message: What was violated.
-        violation: By how much, in the units of the dual norm.
-    """
-
-    def __init__(self, message: str, *, violation: float) -> None:
-        super().__init__(message)
-        self.violation = violation
 
 
 class SolverError(StrongDualError, RuntimeError):
@@ -124,10 +109,6 @@ class MissingDependencyError(StrongDualError, ImportError):
 
 class StrongDualWarning(UserWarning):
     """Root of all warnings of this package."""
-
-
-class LooseBoundWarning(StrongDualWarning):
-    """A bound is valid but so far from the value it bounds that it says little."""
 
 
 class NumericalWarning(StrongDualWarning, RuntimeWarning):
