@@ -12,11 +12,18 @@ import pytest
 
 from torch_strongdual.certification.oracles._choice.expected_looseness import expected_looseness, measured_seconds
 from torch_strongdual.certification.oracles._choice.measured_looseness import MEASURED
-from torch_strongdual.certification.oracles.auto_two_layer_oracle import AutoTwoLayerOracle
+from torch_strongdual.certification.oracles._choice.oracle_choice import OracleChoice
+from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
+from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
+from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation
 from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "oracle_costs.json"
 BOXES, RELAXATION, SANDWICH = "BoxBranchAndBound", "DoublyNonnegativeRelaxation", "PolynomialSandwich"
+
+
+def make_choice() -> OracleChoice:
+    return OracleChoice(BoxBranchAndBound(), DoublyNonnegativeRelaxation(), SpentOracles())
 
 
 def test_the_table_is_what_the_benchmark_measured() -> None:
@@ -73,7 +80,7 @@ def test_the_quickest_goes_first_where_several_are_expected_to_leave_nothing_to_
     )
     assert measured_seconds(BOXES, rank=8, num_rows=200) < measured_seconds(RELAXATION, rank=8, num_rows=200) < math.inf
     assert measured_seconds(SANDWICH, rank=8, num_rows=200) == math.inf
-    first = AutoTwoLayerOracle()._refinements(problem, 16.0, math.inf)[0]
+    first = make_choice().by_measurements(problem, 16.0, math.inf)[0]
     assert type(first).__name__ == BOXES
 
 
@@ -88,7 +95,7 @@ def test_short_principal_axes_cost_boxes_little(smallest: float, seconds: float,
         linear=np.zeros((10, 1)),
         one_sided=True,
     )
-    assert type(AutoTwoLayerOracle()._refinements(problem, seconds, math.inf)[-1]).__name__ == expected
+    assert type(make_choice().by_measurements(problem, seconds, math.inf)[-1]).__name__ == expected
 
 
 def test_oracles_that_can_hardly_beat_what_is_known_are_left_out() -> None:
@@ -102,7 +109,7 @@ def test_oracles_that_can_hardly_beat_what_is_known_are_left_out() -> None:
             one_sided=True,
         )
         unknown, known = (
-            [type(oracle).__name__ for oracle in AutoTwoLayerOracle()._refinements(problem, 16.0, looseness)]
+            [type(oracle).__name__ for oracle in make_choice().by_measurements(problem, 16.0, looseness)]
             for looseness in (math.inf, 0.0)
         )
         assert known == unknown[-len(known) :]  # the most promising ones stay, several of them if they promise the same

@@ -10,36 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._boxes.search import OVERDRAFT
-from torch_strongdual.certification.oracles._choice.expected_looseness import (
-    SMALLEST_LOOSENESS,
-    expected_looseness,
-    measured_seconds,
+from torch_strongdual.certification.oracles._choice.oracle_choice import (
+    EASY_RANK,
+    HARD_RANK,
+    HOPELESS_RANK,
+    OracleChoice,
+    class_name,
 )
 from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, TwoLayerState
-from torch_strongdual.certification.oracles.angular_sweep_oracle import AngularSweepOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
 from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation
 from torch_strongdual.certification.oracles.polynomial_sandwich import PolynomialSandwich
 from torch_strongdual.certification.oracles.quadratic_relaxation import QuadraticRelaxation
-from torch_strongdual.certification.oracles.rank_one_oracle import RankOneOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.nn.branch_spec import BranchSpec
 
 __all__ = ["EASY_RANK", "HARD_RANK", "AutoTwoLayerOracle"]
 
 FloatArray = NDArray[np.float64]
-
-EASY_RANK = 7  # box branch and bound answers in about a second
-HARD_RANK = 10  # above, a relaxation of a few hundred samples does better
-_HOPELESS_RANK = 14
-_STEEP = 0.1  # size of the first axis left out, relative to the largest, from which leading axes may do
-_COMPARABLE = 1.2  # oracles expected to be looser than the best by more than this are not tried
-_FEW_ROWS = 200  # of several outputs: beyond, the relaxation adds nothing to boxes in reach
 
 
 @final
@@ -72,16 +64,15 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         boxes: BoxBranchAndBound | BatchedBoxBranchAndBound | None = None,
         relaxation: DoublyNonnegativeRelaxation | None = None,
     ) -> None:
-        self._boxes = BoxBranchAndBound(max_rank=_HOPELESS_RANK) if boxes is None else boxes
+        self._boxes = BoxBranchAndBound(max_rank=HOPELESS_RANK) if boxes is None else boxes
         self._relaxation = DoublyNonnegativeRelaxation() if relaxation is None else relaxation
         self._spent = SpentOracles()
+        self._choice = OracleChoice(self._boxes, self._relaxation, self._spent)
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
         """Reduce the inputs to their row space; compile the branch and bound where it will be used."""
         state = super().init(spec, inputs)
-        rank = state.row_space.rank
-        needs_boxes = 2 < rank <= self._boxes.max_rank or (rank > 2 and _decays(state.row_space.rows))
-        return self._boxes.init(spec, inputs) if needs_boxes else state
+        return self._boxes.init(spec, inputs) if self._choice.may_use_boxes(state.row_space.rows) else state
 
     def needs_ascent(self, problem: SphereProblem) -> bool:
         """The closed forms see all maxima at once."""
@@ -89,12 +80,9 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
 
     def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Delegate to what suits the problem; see :meth:`AbstractTwoLayerOracle.maximise`."""
-        if problem.rank <= 2:
-            exact: AbstractTwoLayerOracle = RankOneOracle() if problem.rank <= 1 else AngularSweepOracle()
-            return _named(exact, exact.maximise(problem, request, starts))
-        if problem.rank <= EASY_RANK:
-            return _named(self._boxes, self._boxes.maximise(problem, request, starts))
-        if problem.one_sided and _decays(problem.rows):
+        if (sole := self._choice.sole(problem)) is not None:
+            return _named(sole, sole.maximise(problem, request, starts))
+        if problem.one_sided and self._choice.has_leading_axes(problem.rows):
             leading = bound_by_leading_axes(self._boxes, problem, request, starts, max_rank=EASY_RANK)
             if leading is not None:
                 leading = _named(self._boxes, leading)
@@ -107,12 +95,12 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
     def _refined(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """Ever tighter methods for all coordinates."""
         found = self._quick(problem, request, starts)
-        for oracle in self._others(problem):
-            if (answer := self._spent.answer(problem, _class_name(oracle))) is not None:
+        for oracle in self._choice.tight_relaxations(problem):
+            if (answer := self._spent.answer(problem, class_name(oracle))) is not None:
                 found = _tighter(found, answer)
         if request.is_met(found.upper, found.lower):
             return found
-        steps = self._steps(problem, request, found)
+        steps = self._choice.order(problem, request, found)
         for number, oracle in enumerate(steps):
             points = found.points if len(found.points) else starts
             share = 1.0 if number == len(steps) - 1 else _share(oracle)
@@ -122,17 +110,9 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
                 break
         return found
 
-    def _steps(self, problem: SphereProblem, request: BoundRequest, found: SphereBound) -> list[AbstractTwoLayerOracle]:
-        """What to ask after the quadratic relaxation, in this order."""
-        hardness = self._hardness(problem, found.lower)
-        if self._boxes_in_reach(problem, request, found, hardness):
-            return [self._boxes]
-        known = request.known_upper / found.lower - 1.0 if found.lower > 0.0 else math.inf
-        return self._refinements(problem, request.deadline.remaining, known, hardness)
-
     def _quick(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """The quadratic relaxation, unless the question was asked before."""
-        has_more = bool(self._others(problem)) or problem.rank <= self._boxes.max_rank
+        has_more = self._choice.has_more(problem)
         if has_more and math.isfinite(request.known_upper) and not problem.one_sided:
             attained = float(np.max(problem.values(starts), initial=0.0)) if len(starts) else 0.0
             return SphereBound(upper=math.inf, lower=attained, points=starts, stats={"oracle": ""})
@@ -140,83 +120,11 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         share = (0.5 if wide else 0.15) if has_more else 0.9
         return self._step(QuadraticRelaxation(), problem, request, starts, share=share)
 
-    def _boxes_in_reach(self, problem: SphereProblem, request: BoundRequest, found: SphereBound, hardness: float) -> bool:
-        """Whether a short search promises that boxes will meet the request in time, and no relaxation is expected to."""
-        boxes = self._boxes
-        if not (problem.one_sided and isinstance(boxes, BoxBranchAndBound) and problem.rank <= boxes.max_rank):
-            return False
-        if boxes.max_cells is not None or not found.lower > 0.0:  # answers of a budget of cells are to be repeatable
-            return False
-        excess = max(request.floor, request.target or 0.0, (1.0 + request.rtol) * found.lower) / found.lower - 1.0
-        seconds = request.deadline.remaining
-        others = [self._expected(problem, oracle, seconds, hardness) for oracle in self._others(problem)]
-        if min(others, default=math.inf) <= excess:
-            return False
-        asked = dataclasses.replace(request, known_upper=min(request.known_upper, found.upper))
-        return boxes.expected_seconds(problem, asked, found.points) <= OVERDRAFT * request.deadline.remaining
-
-    def _expected(self, problem: SphereProblem, oracle: AbstractTwoLayerOracle, seconds: float, hardness: float) -> float:
-        """Looseness that measurements promise; infinite for an oracle that has nothing more to say."""
-        name = _class_name(oracle)
-        if self._spent.answer(problem, name) is not None:
-            return math.inf
-        rank = _effective_rank(problem.rows) if oracle is self._boxes else problem.rank
-        return expected_looseness(name, rank=rank, num_rows=problem.num_rows, seconds=seconds, hardness=hardness)
-
-    def _hardness(self, problem: SphereProblem, attained: float) -> float:
-        """How much looser the quadratic relaxation is than on the problems that were measured; 1 where it is not known."""
-        name = QuadraticRelaxation.__name__
-        answer = self._spent.answer(problem, name)
-        if answer is None or not attained > 0.0:
-            return 1.0
-        usual = expected_looseness(name, rank=problem.rank, num_rows=problem.num_rows, seconds=math.inf)
-        return (answer.upper / max(attained, answer.lower) - 1.0) / usual
-
-    def _others(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
-        """Relaxations tighter than the quadratic one."""
-        size = problem.rank, problem.num_rows, problem.num_outputs
-        return [oracle for oracle in (PolynomialSandwich(), self._relaxation) if oracle.limits(*size) is None]
-
-    def _refinements(
-        self, problem: SphereProblem, seconds: float, known: float, hardness: float = 1.0
-    ) -> list[AbstractTwoLayerOracle]:
-        """What may beat the quadratic relaxation, and a bound of looseness ``known``.
-
-        The most promising one last; where some are expected to leave nothing to be asked for, the quickest of these first.
-        """
-        if not problem.one_sided:
-            return self._for_several_outputs(problem)
-        boxes: list[AbstractTwoLayerOracle] = [self._boxes] if problem.rank <= self._boxes.max_rank else []
-        oracles = (*self._others(problem), *boxes)
-        measured = [(self._expected(problem, oracle, seconds, hardness), oracle) for oracle in oracles]
-        expected = [pair for pair in measured if math.isfinite(pair[0])]
-        best = min((looseness for looseness, _ in expected), default=math.inf)
-        promising = [pair for pair in expected if pair[0] <= max(best, min(_COMPARABLE * best, known))]
-        tightest_last = [oracle for _, oracle in sorted(promising, key=lambda pair: -pair[0])]
-        ready = [oracle for looseness, oracle in promising if looseness <= SMALLEST_LOOSENESS]
-        quickest = min(ready, key=lambda oracle: self._expected_seconds(problem, oracle), default=None)
-        return tightest_last if quickest is None else [quickest, *(o for o in tightest_last if o is not quickest)]
-
-    def _for_several_outputs(self, problem: SphereProblem) -> list[AbstractTwoLayerOracle]:
-        """Boxes where the rank allows it, and the tightest relaxation: several outputs were not measured."""
-        others = self._others(problem)
-        has_relaxation = self._relaxation in others
-        if problem.rank > min(self._boxes.max_rank, HARD_RANK if has_relaxation else _HOPELESS_RANK):
-            return others[-1:]
-        if not has_relaxation:
-            return [*others[-1:], self._boxes]
-        return [self._boxes, *([self._relaxation] if problem.num_rows <= _FEW_ROWS else [])]
-
-    def _expected_seconds(self, problem: SphereProblem, oracle: AbstractTwoLayerOracle) -> float:
-        """Until it is as tight as was ever measured."""
-        rank = _effective_rank(problem.rows) if oracle is self._boxes else problem.rank
-        return measured_seconds(_class_name(oracle), rank=rank, num_rows=problem.num_rows)
-
     def _step(
         self, oracle: AbstractTwoLayerOracle, problem: SphereProblem, request: BoundRequest, starts: FloatArray, *, share: float
     ) -> SphereBound:
         """Use ``oracle`` for a share of the time left, unless it has nothing more to say."""
-        name = _class_name(oracle)
+        name = class_name(oracle)
         if (answer := self._spent.answer(problem, name)) is not None:
             return answer
         deadline = request.deadline if share == 1.0 else request.deadline.fraction(share)
@@ -226,27 +134,6 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         self._spent.note(problem, name, found)
         spent = {f"seconds in {name}": deadline.elapsed - start}
         return dataclasses.replace(found, stats={**found.stats, **spent})
-
-
-def _class_name(oracle: AbstractTwoLayerOracle) -> str:
-    """Name to look measurements up by: a box search on another device is not measured apart."""
-    return BoxBranchAndBound.__name__ if isinstance(oracle, BatchedBoxBranchAndBound) else type(oracle).__name__
-
-
-def _effective_rank(rows: FloatArray) -> float:
-    """Number of principal coordinates that count, as all of them do for the Gaussian rows that were measured (for effort only).
-
-    Boxes are halved along long axes first: short ones cost little.
-    """
-    lengths = np.linalg.norm(rows, axis=0)
-    squares = float(lengths @ lengths)
-    return float(lengths.sum()) ** 2 / squares if squares > 0.0 else 0.0
-
-
-def _decays(rows: FloatArray) -> bool:
-    """Whether little is left beyond the first principal coordinates (for effort only)."""
-    lengths = np.linalg.norm(rows, axis=0)
-    return bool(len(lengths) > EASY_RANK and lengths[EASY_RANK] < _STEEP * lengths[0])
 
 
 def _share(oracle: AbstractTwoLayerOracle) -> float:
