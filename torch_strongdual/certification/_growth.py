@@ -12,9 +12,11 @@ from torch_strongdual.certification.training_problem import TrainingProblem
 
 __all__ = ["best_step", "grown", "random_branches"]
 
+_PRECISION = 1e-10  # of a step, relative
+
 
 def best_step(problem: TrainingProblem, outputs: Tensor, direction: Tensor, cost: float) -> float:
-    """Minimise the convex ``loss(outputs + t direction) + cost t`` over ``t >= 0``: bisection on its slope.
+    """Minimise the convex ``loss(outputs + t direction) + cost t`` over ``t >= 0``: a root of its slope.
 
     Args:
         problem: Whose loss it is.
@@ -22,6 +24,7 @@ def best_step(problem: TrainingProblem, outputs: Tensor, direction: Tensor, cost
         direction: Of the same shape.
         cost: Not negative.
     """
+    from scipy.optimize import brentq
 
     def slope(step: float) -> float:
         return cost - float((problem.loss.residual(outputs + step * direction) * direction).sum())
@@ -35,10 +38,10 @@ def best_step(problem: TrainingProblem, outputs: Tensor, direction: Tensor, cost
         if slope(high) >= 0.0:
             break
         low, high = high, 4.0 * high
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if slope(middle) < 0.0 else (low, middle)
-    return low  # where the slope is still negative, so that the objective has fallen all the way
+    if slope(high) <= 0.0:
+        return high
+    root = float(brentq(slope, low, high, xtol=1e-300, rtol=_PRECISION))
+    return max(low, root * (1.0 - 2.0 * _PRECISION))  # where the slope is still negative: the objective has fallen all the way
 
 
 def grown(

@@ -24,11 +24,12 @@ from torch_strongdual.losses import AbstractDualLoss, HuberFamilyLoss
 __all__ = ["TrainingLoop"]
 
 _SEEDING_ROUNDS = 3
-_SEEDING_ITERATIONS = 60
+_FIRST_SEEDING, _SEEDING_ITERATIONS = 250, 60
+_FIRST_SEEDING_RTOL = 1e-6  # finer ones are for later rounds, which have better branches
 _FIRST_ITERATIONS, _MOST_ITERATIONS = 100, 1500
 _COLUMN_ROUNDS = 4
 _MAX_STALLS = 3
-_POOL = 200
+_FIRST_POOL, _POOL = 100, 200  # half of them descend in two thirds of the time, and as many steps
 _SCOUTING_ROUNDS = 40
 _SCOUTING_SHARE = 0.4  # of the time that is left; the rest is for the proof
 _LARGE = 500  # numbers in all first layers
@@ -108,12 +109,16 @@ class TrainingLoop:
     def _seed_branches(self) -> None:
         """Random branches that lower the objective, descending in between so that later ones see what is left."""
         number = self._pool_size()
-        for _ in range(_SEEDING_ROUNDS):
+        for attempt in range(_SEEDING_ROUNDS):
             if self.deadline.expired:
                 return
-            candidates = random_branches(self.problem, number, self._generator)
-            self._offer(grown(self.problem, self.best, candidates, one_by_one=False), "growth")
-            self._descend(_SEEDING_ITERATIONS, 1e-3 * self.rtol)
+            is_first = attempt == 0
+            pool = min(number, _FIRST_POOL) if is_first else number
+            start = grown(self.problem, self.best, random_branches(self.problem, pool, self._generator), one_by_one=False)
+            if is_first:
+                self._descend(_FIRST_SEEDING, max(1e-3 * self.rtol, _FIRST_SEEDING_RTOL), start)
+            else:
+                self._descend(_SEEDING_ITERATIONS, 1e-3 * self.rtol, start)
 
     def _pool_size(self) -> int:
         """More random branches than a solution needs, within reason."""
@@ -182,13 +187,20 @@ class TrainingLoop:
     def _no_branches(self) -> WorkingBranches:
         return self.best.kept(torch.zeros(self.best.number, dtype=torch.bool))
 
-    def _descend(self, max_iterations: int, rtol: float) -> None:
+    def _descend(self, max_iterations: int, rtol: float, start: WorkingBranches | None = None) -> None:
         deadline = self.deadline.fraction(0.3)
         for loss in self._smooth_losses():
             found = descend(
-                self.problem, self.best, deadline=deadline, max_iterations=max_iterations, rtol=max(rtol, 1e-15), loss=loss
+                self.problem,
+                self.best if start is None else start,
+                deadline=deadline,
+                max_iterations=max_iterations,
+                rtol=max(rtol, 1e-15),
+                loss=loss,
+                report=lambda branches: self._offer(branches, "descent"),
             )
             self._offer(found, "descent")
+            start = None
         self._offer(merged(self.problem, self.best), "refit")
 
     def _smooth_losses(self) -> list[AbstractDualLoss | None]:
@@ -242,6 +254,8 @@ class TrainingLoop:
     # Book-keeping
 
     def _objective_of(self, branches: WorkingBranches) -> float:
+        if branches.number == 0 and branches.output_bias is None:
+            return self.problem.null_value()
         value = self.problem.primal(branches.to_weights(self.problem)).value
         return math.inf if math.isnan(value) else value
 
