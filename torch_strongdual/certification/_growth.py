@@ -13,6 +13,7 @@ from torch_strongdual.certification.training_problem import TrainingProblem
 __all__ = ["best_step", "grown", "random_branches"]
 
 _PRECISION = 1e-10  # of a step, relative
+_RESOLUTION = 1e-15  # of the longest step looked at
 
 
 def best_step(problem: TrainingProblem, outputs: Tensor, direction: Tensor, cost: float) -> float:
@@ -40,8 +41,10 @@ def best_step(problem: TrainingProblem, outputs: Tensor, direction: Tensor, cost
         low, high = high, 4.0 * high
     if slope(high) <= 0.0:
         return high
-    root = float(brentq(slope, low, high, xtol=1e-300, rtol=_PRECISION))
-    return max(low, root * (1.0 - 2.0 * _PRECISION))  # where the slope is still negative: the objective has fallen all the way
+    resolution = _RESOLUTION * high
+    root = float(brentq(slope, low, high, xtol=resolution, rtol=_PRECISION, maxiter=200))
+    # Where the slope is still negative, so that the objective has fallen all the way.
+    return max(low, root * (1.0 - 2.0 * _PRECISION) - 2.0 * resolution)
 
 
 def grown(

@@ -80,7 +80,7 @@ class TrainingLoop:
 
     def _run(self) -> OptimizationStop:
         self.solver.prepare()
-        self._offer(self._no_branches(), "start")
+        self._offer(self._zero_network(), "start")
         self._seed_branches()
         stalls, max_rounds, effort = 0, 0, 1
         offered: tuple[Witness, ...] = ()  # branches found at another strength have never been
@@ -183,6 +183,11 @@ class TrainingLoop:
         )
         self._offer(found, "refit")
         return self.objective < before
+
+    def _zero_network(self) -> WorkingBranches:
+        """No branches, and the output bias that suits the targets best: optimal where these are constant, or one sample."""
+        zero = self._no_branches()
+        return zero if zero.output_bias is None else zero.with_bias(self.problem.loss.fitted_bias(zero.outputs(self.problem)))
 
     def _no_branches(self) -> WorkingBranches:
         return self.best.kept(torch.zeros(self.best.number, dtype=torch.bool))
