@@ -125,6 +125,8 @@ def test_the_cone_program_has_the_closed_form_of_one_group() -> None:
     target = np.array([-3.0, 4.0])
     for patterns, projected in (([[True, True]], [0.0, 4.0]), ([[False, True]], [-3.0, 4.0]), ([[False, False]], [-3.0, 0.0])):
         expected = np.array(projected) * (1.0 - 0.5 / np.linalg.norm(projected))
-        found = solved_cone_program(np.eye(2), -target, 0.5, normals, np.array(patterns), np.array([[0.1, 0.1]]))
+        found = solved_cone_program(
+            np.eye(2), -target, 0.5, normals, np.array(patterns), np.array([[0.1, 0.1]]), deadline=Deadline()
+        )
         assert found is not None
         np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from torch_strongdual.certification._activation_patterns import MOST_ROUNDS, VIOLATION, near_samples
 from torch_strongdual.certification._clarabel import Cone, clarabel_solution
+from torch_strongdual.certification.deadline import Deadline
 
 __all__ = ["solved_cone_program"]
 
@@ -15,6 +16,7 @@ BoolArray = NDArray[np.bool_]
 
 _ACCURACY = 1e-11
 _FEASIBILITY = 1e-10
+_LEAST_SECONDS = 1e-3
 
 
 def solved_cone_program(
@@ -24,6 +26,8 @@ def solved_cone_program(
     normals: FloatArray,  # shape: (n, r)
     patterns: BoolArray,  # shape: (p, n)
     guess: FloatArray,  # shape: (p, r)
+    *,
+    deadline: Deadline,
 ) -> FloatArray | None:  # shape: (p * r + b,)
     r"""Minimise ``x'Hx / 2 + g'x + price * sum_j ||a_j||`` over ``x = (a_1, ..., a_p, bias)``, each ``a_j`` within its pattern.
 
@@ -37,28 +41,30 @@ def solved_cone_program(
         normals: Unit vectors (or zero).
         patterns: One row a group.
         guess: Where the solution may be, to choose constraints by.
+        deadline: When to stop.
 
     Returns:
-        The solution, or ``None`` if the solver does not return one.
+        The solution, or where the time ended; ``None`` if the solver does not return one.
     """
     number, dimension = guess.shape
     signed = np.where(patterns[:, :, None], normals, -normals)  # (p, n, r)
     chosen = near_samples(guess, normals)
     for _ in range(MOST_ROUNDS):
-        solution = _solved(hessian, linear, price, [signed[j][chosen[j]] for j in range(number)], dimension)
+        cones = [signed[j][chosen[j]] for j in range(number)]
+        solution = _solved(hessian, linear, price, cones, dimension, seconds=deadline.remaining)
         if solution is None:
             return None
         groups = solution[: number * dimension].reshape(number, dimension)
         values = np.einsum("jnr,jr->jn", signed, groups)
         violated = (values < -VIOLATION * np.linalg.norm(groups, axis=1).max(initial=0.0)) & ~chosen
-        if not violated.any():
+        if deadline.expired or not violated.any():
             break
         chosen |= violated
     return solution
 
 
 def _solved(
-    hessian: FloatArray, linear: FloatArray, price: float, cones: list[FloatArray], dimension: int
+    hessian: FloatArray, linear: FloatArray, price: float, cones: list[FloatArray], dimension: int, *, seconds: float
 ) -> FloatArray | None:
     """One program; variables are ``x`` and the norms ``t``."""
     from scipy import sparse
@@ -86,5 +92,6 @@ def _solved(
         kinds,
         accuracy=_ACCURACY,
         feasibility=_FEASIBILITY,
+        seconds=max(seconds, _LEAST_SECONDS),
     ).point[:size]
     return found if np.isfinite(found).all() and found.any() else None

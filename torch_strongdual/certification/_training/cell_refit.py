@@ -55,7 +55,7 @@ def refitted_in_cells(
         branches: The network.
         extra: Branches whose patterns may be used besides, of any norm.
         rtol: Relative decrease of the objective below which to stop.
-        deadline: When to stop; a cone program, once begun, does not.
+        deadline: When to stop.
     """
     cells = _Cells.of(problem, branches, extra)
     if cells.number == 0 or cells.firsts.size > _MAX_NUMBERS:
@@ -66,7 +66,7 @@ def refitted_in_cells(
     for _ in range(_NEWTON_STEPS if _is_quadratic(problem) else 3 * _NEWTON_STEPS):
         if deadline.expired or cells.number == 0:  # the last step may have left the output bias only
             break
-        moved = cells.moved(problem)
+        moved = cells.moved(problem, deadline)
         if moved is None:
             break
         reached = moved.objective(problem)
@@ -142,7 +142,7 @@ class _Cells:
         """How many patterns."""
         return len(self.firsts)
 
-    def moved(self, problem: TrainingProblem) -> WorkingBranches | None:
+    def moved(self, problem: TrainingProblem, deadline: Deadline) -> WorkingBranches | None:
         """After one Newton step with line search; ``None`` if the program is not solved or does not lower the objective."""
         hessian, linear, start = self._model(problem)
         rows = self.space.rows
@@ -157,6 +157,7 @@ class _Cells:
             normals,
             self.patterns,
             self.guesses,
+            deadline=deadline,
         )
         if found is None:
             return None
