@@ -15,7 +15,7 @@ from torch_strongdual.errors import MissingDependencyError
 __all__ = ["ClarabelSolution", "Cone", "clarabel_solution"]
 
 FloatArray = NDArray[np.float64]
-Cone = tuple[Literal["zero", "nonnegative", "second order"], int]
+Cone = tuple[Literal["zero", "nonnegative", "second order", "exponential"], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +78,12 @@ def clarabel_solution(
     settings.tol_gap_abs = settings.tol_gap_rel = accuracy
     settings.tol_feas = feasibility
     settings.time_limit = seconds
-    kinds = {"zero": clarabel.ZeroConeT, "nonnegative": clarabel.NonnegativeConeT, "second order": clarabel.SecondOrderConeT}
+    kinds = {
+        "zero": clarabel.ZeroConeT,
+        "nonnegative": clarabel.NonnegativeConeT,
+        "second order": clarabel.SecondOrderConeT,
+        "exponential": lambda size: clarabel.ExponentialConeT(),  # of three rows
+    }
     found = clarabel.DefaultSolver(
         sparse.csc_matrix(quadratic),
         linear,

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import sys
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torch_strongdual.certification import Deadline, TrainingProblem
-from torch_strongdual.certification._restricted import restricted_program
+from torch_strongdual.certification._clarabel import ClarabelSolution, clarabel_solution
+from torch_strongdual.certification._restricted import cone_program
 from torch_strongdual.certification._restricted.group_lasso import solve_group_lasso
-from torch_strongdual.certification._restricted.program_data import ProgramData
 from torch_strongdual.certification._restricted.restricted_dual import AtomSet, solve_restricted_dual
-from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
 from torch_strongdual.errors import MissingDependencyError, SolverError
 from torch_strongdual.nn import ParallelNet, ParallelWeights
 
@@ -75,16 +74,14 @@ CASES = [
 def test_both_solvers_agree_with_the_truth_to_a_millionth(loss: nn.Module, name: str, num_outputs: int, bias: bool) -> None:
     problem, atoms = pose(loss, num_outputs=num_outputs, bias=bias)
     truth = reference(problem, atoms.features, name)
-    programs = RestrictedPrograms()
-    for given, solver in ((programs, "cone program"), (None, "cone program" if name == "absolute" else "group lasso")):
-        solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(30.0), programs=given)
+    for exact, solver in ((True, "cone program"), (False, "cone program" if name == "absolute" else "group lasso")):
+        solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(30.0), as_cone_program=exact)
         assert solution.solver == solver
-        assert solution.objective == pytest.approx(truth, rel=1e-6)
+        assert solution.objective == pytest.approx(truth, rel=1e-7 if solver == "cone program" else 1e-6)
         violation = float((atoms.features.T @ solution.candidate).norm(dim=1).max()) / problem.dual_norm_limit
         assert violation <= 1 + 1e-4
         dual = problem.loss.dual_objective(solution.candidate / max(violation, 1.0))
         assert truth * (1 - 2e-6) <= dual <= truth * (1 + 1e-6)
-    assert programs.num_canonicalised == 1
 
 
 @pytest.mark.parametrize(("loss", "name", "num_outputs"), [case for case in CASES if case[1] != "absolute"])
@@ -97,89 +94,58 @@ def test_first_order_steps_make_tensors_where_their_data_are(loss: nn.Module, na
     assert found.coefficients.device == atoms.features.device
 
 
-def test_programs_are_canonicalised_once_a_padded_size_and_a_few_are_kept() -> None:
-    programs = RestrictedPrograms(max_kept=2)
-    problem, atoms = pose(nn.MSELoss())
-
-    def solve(number: int, *, strength: float = 1.0) -> Tensor:
-        posed = dataclasses.replace(problem, path_decay=strength * problem.path_decay)
-        found = programs.solve(ProgramData.of(posed, atoms.features[:, :number])).coefficients
-        assert found.shape == (number, 1)
-        return found
-
-    first = solve(9)
-    solve(12), solve(16, strength=2.0)
-    assert programs.num_canonicalised == 1
-    torch.testing.assert_close(solve(9), first)
-    solve(5)
-    assert programs.num_canonicalised == 2
-    solve(3), solve(10)
-    assert programs.num_canonicalised == 2
-    other, atoms = pose(nn.HuberLoss())
-    programs.solve(ProgramData.of(other, atoms.features))
-    assert programs.num_canonicalised == 3
-    problem, atoms = pose(nn.MSELoss())
-    solve(4)  # dropped meanwhile: least recently used
-    assert programs.num_canonicalised == 4
-    assert pickle.loads(pickle.dumps(programs)).num_canonicalised == 0
-
-
-@pytest.mark.parametrize(("copies", "solver"), [(80, "cone program"), (400, "group lasso")])
-def test_programs_are_solved_once_where_large_and_left_to_first_order_steps_where_larger(copies: int, solver: str) -> None:
-    problem, atoms = pose(nn.MSELoss())
-    many = AtomSet(
+def repeated(atoms: AtomSet, copies: int) -> AtomSet:
+    return AtomSet(
         features=atoms.features.repeat(1, copies),
         coefficients=atoms.coefficients.repeat(copies, 1) / copies,
         owners=copies * atoms.owners,
     )
-    programs = RestrictedPrograms()
-    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(60.0), programs=programs)
-    assert (solution.solver, programs.num_canonicalised) == (solver, 0)
-    assert solution.objective == pytest.approx(reference(problem, atoms.features, "squared"), rel=1e-6)
 
 
-def test_easy_problems_and_those_without_time_need_no_cone_program() -> None:
+@pytest.mark.parametrize(("loss", "name"), [(nn.MSELoss(), "squared"), (nn.L1Loss(), "absolute")])
+@pytest.mark.parametrize(("copies", "solver"), [(80, "cone program"), (400, "group lasso")])
+def test_large_programs_are_left_to_first_order_steps_unless_the_loss_has_kinks(
+    copies: int, solver: str, loss: nn.Module, name: str
+) -> None:
+    problem, atoms = pose(loss)
+    solution = solve_restricted_dual(problem, repeated(atoms, copies), rtol=1e-8, deadline=Deadline(60.0))
+    assert solution.solver == ("cone program" if name == "absolute" else solver)
+    assert solution.objective == pytest.approx(reference(problem, atoms.features, name), rel=1e-6)
+
+
+def test_larger_programs_that_are_easy_need_no_cone_program() -> None:
     problem, atoms = pose(nn.MSELoss())
-    for rtol, deadline in ((1e-1, Deadline(30.0)), (1e-8, Deadline(1.0))):
-        programs = RestrictedPrograms()
-        solution = solve_restricted_dual(problem, atoms, rtol=rtol, deadline=deadline, programs=programs)
-        assert (solution.solver, programs.num_solved) == ("group lasso", 0)
-
-
-def test_a_large_absolute_loss_is_solved_once_by_cvxpy() -> None:
-    problem, atoms = pose(nn.L1Loss())
-    many = AtomSet(
-        features=atoms.features.repeat(1, 80),
-        coefficients=atoms.coefficients.repeat(80, 1) / 80,
-        owners=80 * atoms.owners,
-    )
-    programs = RestrictedPrograms()
-    solution = solve_restricted_dual(problem, many, rtol=1e-8, deadline=Deadline(30.0), programs=programs)
-    assert (solution.solver, programs.num_canonicalised) == ("cone program", 0)
-    assert solution.objective == pytest.approx(reference(problem, atoms.features, "absolute"), rel=1e-6)
-
-
-def test_without_cvxpylayers_smooth_losses_are_solved_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cvxpylayers", None)
-    monkeypatch.setitem(sys.modules, "cvxpylayers.torch", None)
-    problem, atoms = pose(nn.MSELoss())
-    solution = solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(9.0), programs=RestrictedPrograms())
+    solution = solve_restricted_dual(problem, repeated(atoms, 80), rtol=1e-1, deadline=Deadline(30.0))
     assert solution.solver == "group lasso"
-    with pytest.raises(MissingDependencyError, match="pip install cvxpylayers"):
+
+
+def test_without_time_to_import_it_clarabel_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "clarabel", raising=False)
+    problem, atoms = pose(nn.MSELoss())
+    assert solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(0.4)).solver == "group lasso"
+
+
+def test_without_clarabel_smooth_losses_are_solved_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "clarabel", None)
+    problem, atoms = pose(nn.MSELoss())
+    assert solve_restricted_dual(problem, atoms, rtol=1e-8, deadline=Deadline(9.0)).solver == "group lasso"
+    with pytest.raises(MissingDependencyError, match="pip install clarabel"):
         solve_restricted_dual(*pose(nn.L1Loss()), rtol=1e-8, deadline=Deadline(9.0))
 
 
-def test_a_failure_of_the_cone_solver_is_named_or_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(layer: object, data: object, settings: object) -> None:
-        raise SolverError("The restricted program was not solved.", solver="Clarabel", solver_status="planted")
+@pytest.mark.parametrize("failure", ["unsolved", "not finite"])
+def test_a_failure_of_the_cone_solver_is_named_or_made_up_for(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    def failing(*args: Any, **options: Any) -> ClarabelSolution:
+        found = clarabel_solution(*args, **options)
+        if failure == "unsolved":
+            return dataclasses.replace(found, is_solved=False)
+        return dataclasses.replace(found, multipliers=np.full_like(found.multipliers, np.nan))
 
-    monkeypatch.setattr(restricted_program, "_solve_layer", failing)
-    deadline = Deadline(9.0)
+    monkeypatch.setattr(cone_program, "clarabel_solution", failing)
     smooth, atoms = pose(nn.MSELoss())
-    solution = solve_restricted_dual(smooth, atoms, rtol=1e-8, deadline=deadline, programs=RestrictedPrograms())
-    assert solution.solver == "group lasso"
+    assert solve_restricted_dual(smooth, atoms, rtol=1e-8, deadline=Deadline(9.0)).solver == "group lasso"
     with pytest.raises(SolverError, match="not solved"):
-        solve_restricted_dual(*pose(nn.L1Loss(), num_outputs=9), rtol=1e-8, deadline=deadline)
+        solve_restricted_dual(*pose(nn.L1Loss(), num_outputs=9), rtol=1e-8, deadline=Deadline(9.0))
 
 
 def test_atoms_are_features_of_unit_branches_and_rebuild_the_outputs() -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification._activation_patterns import MOST_ROUNDS, VIOLATION, near_samples
-from torch_strongdual.certification._restricted.cvxpy_layer import cone_layer, imported_cvxpy, solved_layer
-from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss, loss_expression
+from torch_strongdual.certification._derivatives.cvxpy_layer import cone_layer, imported_cvxpy, loss_expression, solved_layer
+from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss
 from torch_strongdual.errors import SolverError
 
 __all__ = ["PatternProgram"]

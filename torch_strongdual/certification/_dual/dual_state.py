@@ -14,7 +14,6 @@ from torch_strongdual.certification._dual.atom_store import AtomStore
 from torch_strongdual.certification._dual.deep_joint_candidate import DeepJointCandidate
 from torch_strongdual.certification._dual.joint_candidate import JointCandidate
 from torch_strongdual.certification._dual.proven_points import ProvenPoints
-from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
 from torch_strongdual.certification.certificate import SMALLEST_GAP, DualBound
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
@@ -41,7 +40,6 @@ class DualState:
         atoms: Branches found.
         points: The last points of proven dual norm.
         joint: Dual points that are chosen together with their dual norm.
-        programs: Restricted programs that were set up.
         residual_bound: The network's residual last bounded, and its bound.
     """
 
@@ -55,7 +53,6 @@ class DualState:
         self.joint: AbstractJointCandidate = (
             DeepJointCandidate(problem) if DeepJointCandidate.supports(problem) else JointCandidate(problem)
         )
-        self.programs = RestrictedPrograms()
         self.residual_bound: tuple[Tensor, DualNormBound] | None = None
         self._oracle_state: Any = None
 
@@ -67,7 +64,7 @@ class DualState:
     def carry_over(self, other: DualState) -> None:
         """Take over what holds at any path decay from the state of the same problem at another one."""
         self._oracle_state, self.atoms = other._oracle_state, other.atoms.copy()
-        self.points, self.programs = other.points.copy(), other.programs
+        self.points = other.points.copy()
         if other.best.dual_point is not None:
             rescaled = self.problem.scaled_bound(other.best.dual_point, other.best.dual_norm_upper)
             self.offer(rescaled, {**other.evidence, "dual_point_from": "another path decay"})

@@ -228,13 +228,8 @@ class SolverRun:
         while atoms.features.shape[1] and not (self.is_done() or self.is_solved()) and self.rounds < max_rounds and stuck < 3:
             self.rounds += 1
             try:
-                solution = solve_restricted_dual(
-                    self.problem,
-                    atoms,
-                    rtol=0.1 * self.rtol,
-                    deadline=self.deadline.fraction(0.5),
-                    programs=self.state.programs,
-                )
+                limit = self.deadline.fraction(0.5)
+                solution = solve_restricted_dual(self.problem, atoms, rtol=0.1 * self.rtol, deadline=limit)
             except SolverError as error:
                 self.failure = f"{error} ({error.solver}: {error.solver_status})"
                 break

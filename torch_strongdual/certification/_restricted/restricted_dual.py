@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from torch_strongdual.certification._restricted.restricted_primal import solve_restricted_primal
-from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.certification.training_problem import TrainingProblem
@@ -149,7 +148,7 @@ def solve_restricted_dual(
     *,
     rtol: float,
     deadline: Deadline,
-    programs: RestrictedPrograms | None = None,
+    as_cone_program: bool = True,
 ) -> RestrictedSolution:
     """Solve the dual over ``atoms`` through its primal, see :func:`solve_restricted_primal`.
 
@@ -158,13 +157,13 @@ def solve_restricted_dual(
         atoms: At least one.
         rtol: Relative gap over the restricted problem to reach.
         deadline: When to stop.
-        programs: Cone programs canonicalised earlier; kept and reused if the caller keeps them.
+        as_cone_program: Whether Clarabel solves what it is suited for, or the absolute loss only.
 
     Raises:
         SolverError: If the cone solver fails.
     """
     found = solve_restricted_primal(
-        problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline, programs=programs
+        problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline, as_cone_program=as_cone_program
     )
     candidate = problem.dual_candidate(found.outputs)
     if found.multipliers is not None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from torch_strongdual.certification._restricted.group_lasso import GroupLassoResult, solve_group_lasso
 from torch_strongdual.certification._restricted.program_data import ProgramData
-from torch_strongdual.certification._restricted.restricted_program import RestrictedPrograms, fits_program
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.training_problem import TrainingProblem
 from torch_strongdual.errors import MissingDependencyError, SolverError
@@ -18,8 +17,11 @@ from torch_strongdual.losses import HuberFamilyLoss
 
 __all__ = ["RestrictedPrimal", "has_kinks", "solve_restricted_primal"]
 
+# Atoms times samples times outputs: up to the first size Clarabel takes no longer than sixty first-order steps; up to the
+# second it was 2 to 12 times faster than as many as it takes, and eight times slower at 240 000 with ten outputs.
+_SMALL_PROGRAM, _LARGEST_PROGRAM = 16_000, 100_000
 _FEW = 60
-_SECONDS_TO_IMPORT = 2.0  # cvxpy and cvxpylayers, once a process
+_SECONDS_TO_IMPORT = 0.5  # Clarabel, once a process
 _ZERO = 1e-7  # an interior point method leaves no exact zeros: relative to the largest coefficient
 
 
@@ -54,15 +56,14 @@ def solve_restricted_primal(
     *,
     rtol: float,
     deadline: Deadline,
-    programs: RestrictedPrograms | None = None,
+    as_cone_program: bool = False,
     max_iterations: int = 20_000,
 ) -> RestrictedPrimal:
     """Minimise ``loss(atoms V + 1 b') + dual_norm_limit * sum_j |V_j|`` over V and b.
 
-    A few first-order steps come first: an easy problem ends with them, and needs no further package. What they do not solve
-    is a cone program, if the caller keeps ``programs``, it is not too large and there is time to import and canonicalise; it
-    is exact to 1e-9, and takes a tenth to a hundredth of the time of first-order steps. Those solve what is left: larger
-    problems, and those that Clarabel fails on. The absolute loss always is a cone program.
+    A cone program is exact to 1e-9; where it is small it takes a tenth to a hundredth of the time of first-order steps, and
+    where it is larger a few of these come first: an easy problem ends with them. They also solve what is left: large problems,
+    and those that Clarabel fails on or has no time to be imported for. The absolute loss always is a cone program.
 
     Args:
         problem: Loss, penalty and bias.
@@ -70,23 +71,25 @@ def solve_restricted_primal(
         start: Coefficients to start from; the result of a cone program that is worse than these is not used.
         rtol: Relative gap of the first-order steps at which to stop.
         deadline: When to stop.
-        programs: Programs canonicalised earlier.
+        as_cone_program: Whether Clarabel solves what it is suited for, or the absolute loss only.
         max_iterations: Of the first-order steps, at most.
 
     Raises:
         SolverError: If the loss is the absolute loss and Clarabel fails.
-        MissingDependencyError: If the loss is the absolute loss and cvxpy or cvxpylayers is not installed.
+        MissingDependencyError: If the loss is the absolute loss and Clarabel is not installed.
     """
     if has_kinks(problem):
-        return _by_cone_program(problem, atoms, RestrictedPrograms() if programs is None else programs, deadline)
-    if programs is not None and _suits_cone_program(problem, atoms, programs, deadline):
-        if programs.num_solved == 0:
+        return _by_cone_program(problem, atoms, deadline)
+    size = atoms.numel() * problem.loss.num_outputs
+    has_time = "clarabel" in sys.modules or deadline.remaining > _SECONDS_TO_IMPORT
+    if as_cone_program and size <= _LARGEST_PROGRAM and has_time:
+        if size > _SMALL_PROGRAM:
             first = solve_group_lasso(problem, atoms, start, rtol=rtol, deadline=deadline, max_iterations=_FEW)
             if first.relative_gap <= rtol:
                 return _by_first_order(first)
             start = first.coefficients
         try:
-            found = _by_cone_program(problem, atoms, programs, deadline)
+            found = _by_cone_program(problem, atoms, deadline)
         except (SolverError, MissingDependencyError):
             found = None
         if found is not None and found.objective <= _evaluated(problem, atoms, start, "").objective * (1.0 + 1e-9):
@@ -106,17 +109,11 @@ def _by_first_order(result: GroupLassoResult) -> RestrictedPrimal:
     )
 
 
-def _suits_cone_program(problem: TrainingProblem, atoms: Tensor, programs: RestrictedPrograms, deadline: Deadline) -> bool:
-    is_installed = find_spec("cvxpylayers") is not None and find_spec("cvxpy") is not None
-    has_time = programs.num_solved > 0 or deadline.remaining > _SECONDS_TO_IMPORT
-    return is_installed and has_time and fits_program(ProgramData.of(problem, atoms).shape)
+def _by_cone_program(problem: TrainingProblem, atoms: Tensor, deadline: Deadline) -> RestrictedPrimal:
+    from torch_strongdual.certification._restricted.cone_program import solve_cone_program
 
-
-def _by_cone_program(
-    problem: TrainingProblem, atoms: Tensor, programs: RestrictedPrograms, deadline: Deadline
-) -> RestrictedPrimal:
     with torch.no_grad():
-        found = programs.solve(ProgramData.of(problem, atoms), seconds=deadline.remaining)
+        found = solve_cone_program(ProgramData.of(problem, atoms), seconds=deadline.remaining)
     norms = torch.linalg.vector_norm(found.coefficients, dim=1)
     coefficients = torch.where((norms > _ZERO * norms.max())[:, None], found.coefficients, 0.0)
     return _evaluated(problem, atoms, coefficients, "cone program", multipliers=found.dual_point)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torch_strongdual.certification._restricted.cvxpy_layer import imported_cvxpy
 from torch_strongdual.errors import UnsupportedLossError
 from torch_strongdual.losses import AbstractDualLoss, HuberFamilyLoss, LogisticLoss, SoftmaxLoss
 
-__all__ = ["ScaledLoss", "loss_expression"]
+__all__ = ["ScaledLoss"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,25 +108,3 @@ class ScaledLoss:
     def parameters(self) -> list[Tensor]:
         """Targets, and the loss's own parameter if it has one, which is never negative."""
         return [self.targets, *([] if self.last is None else [self.last])]
-
-
-def loss_expression(kind: str, outputs: Any, targets: Any, *own: Any) -> Any:
-    """The scaled loss in CVXPY.
-
-    Args:
-        kind: See :class:`ScaledLoss`.
-        outputs: Expression of shape ``(num_samples, num_outputs)``.
-        targets: Parameter or array.
-        *own: The loss's own parameter, if it has one.
-    """
-    cp = imported_cvxpy()
-    if kind == "squared":
-        return 0.5 * cp.sum_squares(outputs - targets)
-    if kind == "huber":
-        outliers = cp.Variable(outputs.shape)
-        return 0.5 * cp.sum_squares(outputs - targets - outliers) + own[0] * cp.sum(cp.abs(outliers))
-    if kind == "absolute":
-        return cp.sum(cp.abs(outputs - targets))
-    if kind == "logistic":
-        return cp.sum(cp.multiply(own[0], cp.logistic(outputs))) - cp.sum(cp.multiply(targets, outputs))
-    return cp.sum(cp.multiply(own[0], cp.log_sum_exp(outputs, axis=1))) - cp.sum(cp.multiply(targets, outputs))
