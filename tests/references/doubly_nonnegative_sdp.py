@@ -57,3 +57,39 @@ def relaxed_training_value(
         outputs = outputs + cp.Variable()
     objective = 0.5 * cp.sum_squares(outputs - targets) + path_decay * (plus.size + minus.size)
     return _solved(cp.Minimize(objective), plus.constraints + minus.constraints)
+
+
+class _OutputMoments:
+    """Moments of (u, v, z, s), v for the output weights: tr Y_uu + tr Y_vv is twice the size."""
+
+    def __init__(self, rows: FloatArray, num_outputs: int) -> None:
+        number, rank = rows.shape
+        reduced = cp.Variable((rank + num_outputs + number, rank + num_outputs + number), PSD=True)
+        expansion = np.zeros((2 * number, rank + num_outputs + number))
+        expansion[number:, :rank] = -rows
+        expansion[:number, rank + num_outputs :] = expansion[number:, rank + num_outputs :] = np.eye(number)
+        products = expansion @ reduced @ expansion.T
+        self.size = 0.5 * cp.trace(reduced[: rank + num_outputs, : rank + num_outputs])
+        self.outputs = reduced[rank + num_outputs :, rank : rank + num_outputs]
+        self.constraints = [products >= 0.0, cp.diag(products[:number, number:]) == 0.0]
+
+
+def doubly_nonnegative_norm(rows: FloatArray, duals: FloatArray) -> float:
+    """Maximum of ``<duals, E[z v']>`` over moments of inputs and outputs on their spheres."""
+    moments = _OutputMoments(rows, duals.shape[1])
+    return _solved(cp.Maximize(cp.sum(cp.multiply(duals, moments.outputs))), [moments.size == 1.0, *moments.constraints])
+
+
+def relaxed_outputs_value(
+    rows: FloatArray, targets: FloatArray, path_decay: float, *, is_softmax: bool = False, has_bias: bool = False
+) -> float:
+    """Minimum of ``|F - y|^2 / 2``, or of the cross-entropy, ``+ path_decay * size``: the best dual bound these prove."""
+    moments = _OutputMoments(rows, targets.shape[1])
+    outputs = moments.outputs
+    if has_bias:
+        outputs = outputs + np.ones((len(rows), 1)) @ cp.Variable((1, targets.shape[1]))
+    if is_softmax:
+        loss = cp.sum(cp.log_sum_exp(outputs, axis=1)) - cp.sum(cp.multiply(targets, outputs))
+    else:
+        loss = 0.5 * cp.sum_squares(outputs - targets)
+    return _solved(cp.Minimize(loss + path_decay * moments.size), moments.constraints)

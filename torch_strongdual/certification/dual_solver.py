@@ -33,8 +33,8 @@ class DualSolver:
     Each :meth:`step` starts from the residual of the network, scaled until it is dual feasible. If that leaves a gap, column
     generation solves the dual: the restricted dual over the network's own branches and the witnesses found so far gives
     a point, an oracle bounds its dual norm and hands back the branches that violate it most, which join the set. Where the
-    oracle's bound is what is loose, points chosen together with their relaxed dual norm come first, for one output
-    and few hundred samples. Proven points are kept, and combinations of them bounded without an oracle. Branches that carry no
+    oracle's bound is what is loose, points chosen together with their relaxed dual norm come first, for a few
+    hundred samples. Proven points are kept, and combinations of them bounded without an oracle. Branches that carry no
     weight for several calls leave.
 
     The bound belongs to the problem, not to the weights, so it never gets worse from step to step. So does

@@ -23,6 +23,7 @@ __all__ = ["JointCandidate"]
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.2
 _SPLIT_RANK, _SPLIT_ROWS = 9, 120  # from this rank, up to so many samples, splits on signs get further than boxes
+_EASY_RANK_OF_OUTPUTS = 5  # of several outputs: boxes take longer
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
@@ -57,12 +58,13 @@ class JointCandidate(AbstractJointCandidate):
         self._stalls = self._slow = 0
         self._seconds = 0.0  # that the last refinement took
         rank = _rank(problem) if JointDual.supports(problem) else 0
-        self.is_spent = rank <= EASY_RANK
+        has_one_output = problem.loss.num_outputs == 1
+        self.is_spent = rank <= (EASY_RANK if has_one_output else _EASY_RANK_OF_OUTPUTS)
         # From any looseness with few samples; from some where the iterations take long to settle, or where boxes may do.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
         self._boxes = BoxBranchAndBound()
         self._mixtures: Mixtures | None = None  # where boxes get far
-        if rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
+        if has_one_output and rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
             self.worthwhile_from, self.residual_share = _FROM_BOXES, _RESIDUAL_FIRST
             self._mixtures = Mixtures()
 

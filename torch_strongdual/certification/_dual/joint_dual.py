@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_strongdual.certification._dual.relaxed_objective import RelaxedObjective
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_joint_ascent import (
     AbstractJointAscent,
     RelaxedTraining,
 )
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_joint_factor import AbstractJointFactor
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_low_rank import JointLowRank
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_outputs import JointOutputs
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_splitting import JointSplitting
 from torch_strongdual.certification.oracles.row_space import RowSpace, power_of_two_scale
 from torch_strongdual.certification.training_problem import TrainingProblem
-from torch_strongdual.losses import HuberFamilyLoss
 
 __all__ = ["JointDual"]
 
@@ -55,45 +57,45 @@ class JointDual:
 
     def __init__(self, problem: TrainingProblem, *, low_rank_rows: int = 150) -> None:
         slope = _slope(problem)
-        loss, spec = problem.loss, problem.spec
-        if slope is None or not isinstance(loss, HuberFamilyLoss):
-            raise ValueError(f"JointDual does not support {spec} with {type(loss).__name__}: see JointDual.supports.")
-        self._problem, self._loss = problem, loss
-        inputs = spec.branch_inputs(problem.inputs).numpy()
+        if slope is None:
+            names = f"{problem.spec} with {type(problem.loss).__name__}"
+            raise ValueError(f"JointDual does not support {names}: see JointDual.supports.")
+        self._problem = problem
+        inputs = problem.spec.branch_inputs(problem.inputs).numpy()
         input_unit = power_of_two_scale(inputs)
         rows = RowSpace.of(inputs / input_unit).rows
         lengths = np.linalg.norm(rows, axis=1)
-        self._kept = lengths > 1e-100 * max(float(np.max(lengths, initial=0.0)), 1e-200)
-        self._targets = (loss.targets - problem.null_outputs() if spec.output_bias else loss.targets)[:, 0].numpy()
-        kept = self._kept
-        units = float(np.mean(lengths[kept])) if kept.any() else 0.0, float(np.linalg.norm(self._targets))
-        self._curvature = 1.0 / (loss.normalizer * loss.width)
-        self._scale = self._curvature * units[1]  # of the dual point
+        self._kept = kept = lengths > 1e-100 * max(float(np.max(lengths, initial=0.0)), 1e-200)
+        self._objective = objective = RelaxedObjective.of(problem, kept)
+        unit = float(np.mean(lengths[kept])) if kept.any() else 0.0
         self._ascent: AbstractJointAscent | None = None
         self.is_settled = True
-        if not (kept.any() and all(0.0 < unit < math.inf for unit in (*units, self._scale, self._scale * units[0]))):
+        if not all(0.0 < number < math.inf for number in (unit, objective.dual_unit, objective.dual_unit * unit)):
             return
         self.is_settled = False
         training = self._training = RelaxedTraining(
             rows=rows[kept] / lengths[kept, None],
-            norms=lengths[kept] / units[0],
-            targets=self._targets[kept] / units[1],
+            norms=lengths[kept] / unit,
+            loss=objective.loss,
             slope=slope,
-            path_decay=problem.dual_norm_limit / input_unit / (self._scale * units[0]),
-            slope_bound=loss.slope_bound / loss.normalizer / self._scale,
-            has_bias=spec.output_bias,
+            path_decay=problem.dual_norm_limit / input_unit / (objective.dual_unit * unit),
+            has_bias=problem.spec.output_bias,
+            num_outputs=problem.loss.num_outputs,
         )
-        self._ascent = JointLowRank(training) if len(training.rows) >= low_rank_rows else JointSplitting(training)
+        if training.num_outputs > 1:
+            self._ascent = JointOutputs(training)
+        else:
+            self._ascent = JointLowRank(training) if len(training.rows) >= low_rank_rows else JointSplitting(training)
 
     @staticmethod
     def supports(problem: TrainingProblem) -> bool:
-        """One output, squared or Huber loss, one ReLU or leaky ReLU without gates, not too many samples."""
+        """Squared or Huber loss, or entropies of several outputs; one ReLU (leaky: one output); not too many samples."""
         return _slope(problem) is not None and problem.loss.num_samples <= _MAX_ROWS
 
     @property
     def can_split(self) -> bool:
         """Whether there is memory for more parts; low-rank factors take too long to settle again after a split."""
-        if isinstance(self._ascent, JointLowRank) and len(self._training.rows) > _FULL_ROWS:
+        if isinstance(self._ascent, AbstractJointFactor) and len(self._training.rows) > _FULL_ROWS:
             return False
         return self._ascent is not None and self._ascent.num_parts * self._ascent.part_bytes < _MEMORY
 
@@ -111,7 +113,7 @@ class JointDual:
             self._ascent = JointSplitting.after(self._ascent, self._training)
         elif split:
             self._ascent.split(max(1, self._ascent.num_parts // 4))
-        for _ in range(_LOW_RANK_ROUNDS if isinstance(self._ascent, JointLowRank) else 1):
+        for _ in range(_LOW_RANK_ROUNDS if isinstance(self._ascent, AbstractJointFactor) else 1):
             if math.isnan(self._ascent.advance(lambda: deadline.expired)):
                 return None
             if deadline.expired:
@@ -129,8 +131,8 @@ class JointDual:
             max_iterations: At most so many.
 
         Returns:
-            A point in the dual domain, balanced if the output has a bias, shape ``(num_samples, 1)``; ``None`` if numbers are
-            not finite.
+            A point in the dual domain, balanced if the output has a bias, shape ``(num_samples, out_features)``; ``None`` if
+            numbers are not finite.
         """
         if self._ascent is None:
             return None
@@ -142,21 +144,20 @@ class JointDual:
 
     def _point(self, ascent: AbstractJointAscent) -> Tensor | None:
         """The dual point of the problem that belongs to the relaxed one's."""
-        bound = self._loss.slope_bound / self._loss.normalizer
-        point = np.clip(self._curvature * self._targets, -bound, bound)
-        point[self._kept] = self._scale * ascent.dual_point
-        candidate = torch.from_numpy(point)[:, None]
+        candidate = self._objective.candidate(ascent.dual_point)
         if not bool(torch.isfinite(candidate).all()):
             return None
-        return self._loss.balanced(candidate) if self._problem.spec.output_bias else candidate
+        return self._problem.loss.balanced(candidate) if self._problem.spec.output_bias else candidate
 
 
 def _slope(problem: TrainingProblem) -> float | None:
     """The negative slope of the one activation; ``None`` if the problem is not of the kind."""
-    loss, spec = problem.loss, problem.spec
+    spec = problem.spec
     slopes = [a.negative_slope for a in spec.activations if not a.is_identity]
-    if not isinstance(loss, HuberFamilyLoss) or loss.width == 0.0 or loss.num_outputs != 1:
+    if not RelaxedObjective.supports(problem):
         return None
     if spec.is_gated or spec.patch_map is not None or len(slopes) != 1 or slopes[0] < 0.0:
+        return None
+    if slopes[0] > 0.0 and problem.loss.num_outputs > 1:
         return None
     return slopes[0]

@@ -13,6 +13,7 @@ from torch_strongdual.certification.oracles._doubly_nonnegative.sign_tree import
 from torch_strongdual.certification.oracles._recent import Recent
 from torch_strongdual.certification.oracles.abstract_one_output_oracle import AbstractOneOutputOracle
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
+from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 
 __all__ = ["DoublyNonnegativeRelaxation"]
@@ -41,8 +42,9 @@ class DoublyNonnegativeRelaxation(AbstractOneOutputOracle):
     Use it for data of rank above eight or so and up to a thousand samples. The fewer samples for the rank, and the larger
     ``path_decay``, the tighter the relaxation; splitting gains much while the relaxation is within some 20 %.
 
-    Several outputs: :math:`(\sum_j \kappa_j^2)^{1/2}` over the outputs' own bounds, in principal coordinates of the outputs;
-    for two outputs also from a fan of directions, which loses at most 2 %.
+    Several outputs of ReLU branches are bounded at once: their weights v join the moments, and parts are split at signs of v
+    along principal axes, too. Of leaky ReLU branches the bound is :math:`(\sum_j \kappa_j^2)^{1/2}` over the outputs' own
+    bounds, for two outputs also from a fan of directions, which loses at most 2 %.
 
     Args:
         max_rows: Refuse more samples.
@@ -90,12 +92,19 @@ class DoublyNonnegativeRelaxation(AbstractOneOutputOracle):
             return f"{num_rows} samples are more than max_rows={self.max_rows} of DoublyNonnegativeRelaxation"
         return None
 
+    def maximise(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
+        """Bound the maximum, that of several outputs as one; see :meth:`AbstractTwoLayerOracle.maximise`."""
+        if problem.num_outputs == 1 or problem.linear.any() or not problem.is_finite or self.device.type != "cpu":
+            return super().maximise(problem, request, starts)
+        points = starts if len(starts) else local_maxima(problem, deadline=request.deadline.fraction(0.3))
+        return self.one_sided(problem, request, points)
+
     def _is_low_rank(self, num_rows: int) -> bool:
         return self.device.type == "cpu" and num_rows >= self.low_rank_rows
 
     def one_sided(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> SphereBound:
         """See :meth:`AbstractOneOutputOracle.one_sided`."""
-        if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any()):
+        if problem.rank == 0 or not (problem.linear.any() or (problem.duals > 0).any() or problem.num_outputs > 1):
             return SphereBound(upper=0.0, lower=0.0, points=np.zeros((0, problem.rank)))
         scaled = ScaledLift.of(problem)
         tree = self._tree(problem, scaled, request, starts)
@@ -107,7 +116,8 @@ class DoublyNonnegativeRelaxation(AbstractOneOutputOracle):
         points = tree.points[np.argsort(-values, kind="stable")]
         upper, lower = scaled.upper(tree.upper), float(np.max(values, initial=0.0))
         stats: dict[str, float | str] = {"nodes": float(tree.nodes - nodes), "iterations": float(tree.iterations - iterations)}
-        stats["method"] = "low-rank factor" if self._is_low_rank(scaled.lift.num_rows) else "alternating projections"
+        is_low_rank = scaled.lift.bilinear is not None or self._is_low_rank(scaled.lift.num_rows)
+        stats["method"] = "low-rank factor" if is_low_rank else "alternating projections"
         if not (tree.is_done() or request.is_met(upper, lower)):
             stats["limited_by"] = tree.limited_by
         return SphereBound(upper=upper, lower=lower, points=points, stats=stats)
@@ -125,5 +135,5 @@ class DoublyNonnegativeRelaxation(AbstractOneOutputOracle):
             upper=scaled.crude_upper,
             max_nodes=self.max_nodes,
             device=self.device,
-            is_low_rank=self._is_low_rank(scaled.lift.num_rows),
+            is_low_rank=scaled.lift.bilinear is not None or self._is_low_rank(scaled.lift.num_rows),
         )

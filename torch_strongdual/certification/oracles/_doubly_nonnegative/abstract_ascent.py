@@ -30,7 +30,10 @@ class AbstractAscent(ABC):
     @property
     @abstractmethod
     def means(self) -> FloatArray:
-        """Approximate ``E[e]`` of the lifted vector e: a hint where the maximum is, shape (1 + r + 2 n,)."""
+        """Approximate ``E[e]`` of the lifted vector e: a hint where the maximum is, shape (1 + r + 2 n,).
+
+        Of several outputs, whose u and -u count alike, the main direction of u and roots of second moments instead.
+        """
 
     @property
     @abstractmethod

@@ -48,16 +48,17 @@ class FactorPenalty:
         lift: Which signs are open.
         multipliers: m.
         weight: :math:`\sigma`.
+        has_cones: Whether there are cones; without, their multipliers are zero, and 1 has no part in anything.
 
     References:
         Burer, Monteiro, "A nonlinear programming algorithm for solving semidefinite programs via low-rank factorization",
         Math. Prog. 95, 2003.
     """
 
-    def __init__(self, lift: Lift, multipliers: ProductMultipliers, weight: float) -> None:
+    def __init__(self, lift: Lift, multipliers: ProductMultipliers, weight: float, *, has_cones: bool = True) -> None:
         from scipy.sparse import coo_array
 
-        self._lift, self.multipliers, self.weight = lift, multipliers, weight
+        self._lift, self.multipliers, self.weight, self._has_cones = lift, multipliers, weight, has_cones
         signs = lift.signs[:, None]
         half = 0.5 * (signs == 0)
         self._of_opened = half
@@ -93,12 +94,14 @@ class FactorPenalty:
         crossed = known.crossed - weight * np.einsum("ij,ij->i", active, inactive)
         gradient[:number] += crossed[:, None] * inactive
         gradient[number:] += crossed[:, None] * active
-        base = np.zeros((1 + len(linear), linear.shape[1]))
-        base[0, 0], base[1:] = size, linear
-        cones = _projected(known.cones - weight * (products @ base.T))
-        gradient += cones @ base
+        cones, of_base = known.cones, np.zeros((1 + len(linear), linear.shape[1]))
+        if self._has_cones:
+            base = np.zeros_like(of_base)
+            base[0, 0], base[1:] = size, linear
+            cones = _projected(known.cones - weight * (products @ base.T))
+            gradient += cones @ base
+            of_base = -(cones.T @ products)
         np.negative(gradient, out=gradient)
-        of_base = -(cones.T @ products)
         value = float(pressed @ pressed + crossed @ crossed + np.vdot(cones, cones)) / (2.0 * weight)
         later = ProductMultipliers(first=known.first, second=known.second, products=pressed, crossed=crossed, cones=cones)
         return FactorValue(value=value, products=gradient, linear=of_base[1:], size=float(of_base[0, 0]), multipliers=later)
@@ -116,7 +119,7 @@ class FactorPenalty:
             crossed=known.crossed,
             cones=known.cones,
         )
-        return FactorPenalty(self._lift, multipliers, weight)
+        return FactorPenalty(self._lift, multipliers, weight, has_cones=self._has_cones)
 
 
 def _violated(products: FloatArray, first: IndexArray, second: IndexArray, max_cuts: int) -> tuple[IndexArray, IndexArray]:

@@ -24,6 +24,7 @@ _STEPS = 50  # of the minimiser, between two updates of the multipliers
 _FIRST_WEIGHT, _LAST_WEIGHT, _GROWTH = 5.0, 40.0, 1.3  # of the penalty, in units in which the weights have norm one
 CUTS = 5  # new products a sample and update, at most
 _NEAR, _FINALLY_NEAR = 0.1, 0.003  # distance from its own estimate of the relaxation's value, of that to the goal
+_FEWEST_CHECKS = 4  # without cones: before there are multipliers of products, the estimate agrees with any bound
 _PATIENCE, _FINAL_PATIENCE = 8, 30  # rounds without a better bound
 
 
@@ -58,11 +59,11 @@ class LowRankAscent(AbstractAscent):
         self._lift = lift
         if start is None:
             start = LowRankPoint(factor=first_factor(lift), multipliers=ProductMultipliers.zero(lift), weight=_FIRST_WEIGHT)
-        self._penalty = FactorPenalty(lift, start.multipliers, start.weight)
+        self._penalty = FactorPenalty(lift, start.multipliers, start.weight, has_cones=lift.bilinear is None)
         self._factor = start.factor
         self._minimiser = LimitedMemory(self._factor.size)
         self._evaluated = self._parts(self._factor)
-        self._rounds, self._best, self._stalls = 1 + lift.num_rows // 300, np.inf, 0
+        self._rounds, self._best, self._stalls, self._checks = 1 + lift.num_rows // 300, np.inf, 0, 0
         self.iterations = 0
 
     def advance(self, is_over: Callable[[], bool]) -> bool:
@@ -84,7 +85,11 @@ class LowRankAscent(AbstractAscent):
     def means(self) -> FloatArray:
         """See :meth:`AbstractAscent.means`."""
         products, _ = self._evaluated
-        return np.concatenate([[1.0], self._factor[: self._lift.rank, 0], products[:, 0]])
+        linear = self._factor[: self._lift.rank]
+        if self._lift.bilinear is None:
+            return np.concatenate([[1.0], linear[:, 0], products[:, 0]])
+        main = np.linalg.svd(linear[: self._lift.rank - self._lift.num_outputs], full_matrices=False)[0][:, 0]
+        return np.concatenate([[1.0], main, np.zeros(self._lift.num_outputs), np.linalg.norm(products, axis=1)])
 
     @property
     def point(self) -> LowRankPoint:
@@ -95,15 +100,21 @@ class LowRankAscent(AbstractAscent):
         """See :meth:`AbstractAscent.is_settled`: near what the factor itself says that the relaxation's value is."""
         self._stalls = 0 if upper < self._best else self._stalls + 1
         self._best = min(self._best, upper)
+        self._checks += 1
+        if self._lift.bilinear is not None and self._checks < _FEWEST_CHECKS:
+            return False
         near, patience = (_FINALLY_NEAR, _FINAL_PATIENCE) if is_final else (_NEAR, _PATIENCE)
         return self._stalls > patience or abs(upper - self._value()) <= near * (upper - goal)
 
     def _value(self) -> float:
         """The objective at the factor."""
-        products, _ = self._evaluated
-        return float(
-            self._lift.weights @ np.split(products[:, 0], 2)[0] + self._lift.linear @ self._factor[: self._lift.rank, 0]
-        )
+        return self._objective(self._factor[: self._lift.rank], self._evaluated[0])
+
+    def _objective(self, linear: FloatArray, products: FloatArray) -> float:
+        lift = self._lift
+        if lift.bilinear is not None:
+            return float(np.vdot(lift.bilinear, products[: len(lift.bilinear)] @ linear[-lift.num_outputs :].T))
+        return float(lift.weights @ products[: lift.num_rows, 0] + lift.linear @ linear[:, 0])
 
     def _update(self) -> None:
         products, value = self._evaluated
@@ -134,11 +145,17 @@ class LowRankAscent(AbstractAscent):
         linear = factor[: lift.rank] / length
         products = self._penalty.factor(linear, factor[lift.rank :])
         found = self._penalty.evaluate(1.0, linear, products)
-        value = found.value - float(lift.weights @ products[: lift.num_rows, 0] + lift.linear @ linear[:, 0])
-        found.products[: lift.num_rows, 0] -= lift.weights
+        value = found.value - self._objective(linear, products)
+        if lift.bilinear is None:
+            found.products[: lift.num_rows, 0] -= lift.weights
+        else:
+            found.products[: len(lift.bilinear)] -= lift.bilinear @ linear[-lift.num_outputs :]
         of_linear, of_opened = self._penalty.pulled_back(found.products)
         of_linear += found.linear
-        of_linear[:, 0] -= lift.linear
+        if lift.bilinear is None:
+            of_linear[:, 0] -= lift.linear
+        else:
+            of_linear[-lift.num_outputs :] -= lift.bilinear.T @ products[: len(lift.bilinear)]
         of_linear -= float(np.vdot(linear, of_linear)) * linear
         return value, np.concatenate([of_linear / length, of_opened]).ravel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,10 @@ class ProductMultipliers:
             crossed=factor * self.crossed,
             cones=factor * self.cones,
         )
+
+    def without_cones(self, rank: int) -> ProductMultipliers:
+        """The same products with a u of another length."""
+        return dataclasses.replace(self, cones=np.zeros((len(self.cones), 1 + rank)))
 
     def matrix(self, lift: Lift) -> FloatArray:
         """The symmetric matrix of the same form in lifted vectors, shape (1 + r + 2 n, 1 + r + 2 n)."""

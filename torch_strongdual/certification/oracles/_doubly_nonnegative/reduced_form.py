@@ -79,6 +79,8 @@ class SparseForm(AbstractForm):
         lengths = np.linalg.norm(cross[:, 1:], axis=1) * (1.0 + gamma(lift.rank + 8))
         cross[:, 0] = np.maximum(cross[:, 0], lengths)
         cross[: lift.num_rows, 0] += 0.5 * lift.weights
+        if lift.bilinear is not None:
+            cross[: len(lift.bilinear), 1 + lift.rank - lift.num_outputs :] += 0.5 * lift.bilinear
         self._cross = cross  # (2 n, 1 + r): rows of z and s, columns of 1 and u
         on = lift.signs[:, None] > 0
         self._slopes = np.concatenate([np.where(on, lift.rows, 0.0), np.where(on, 0.0, -lift.rows)])

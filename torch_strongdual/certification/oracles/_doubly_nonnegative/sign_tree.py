@@ -17,7 +17,6 @@ from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent 
 from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
-from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 
 __all__ = ["SignTree"]
 
@@ -74,7 +73,7 @@ class SignTree:
         device: torch.device,
         is_low_rank: bool,
     ) -> None:
-        self._problem = SphereProblem(rows=lift.rows, duals=lift.weights[:, None], linear=lift.linear[:, None], one_sided=True)
+        self._problem = lift.problem
         self._request, self._max_nodes, self._device = request, max_nodes, device
         self._is_low_rank = is_low_rank
         self._open: list[tuple[float, int, _Node]] = []
@@ -164,7 +163,7 @@ class SignTree:
             if not ascent.advance(self._is_late):
                 break
             upper = min(upper, self._bound(ascent))
-            self._learn(ascent.means[1 : 1 + lift.rank])
+            self._learn(lift.direction(ascent.means))
             if self._is_settled(lift, ascent, upper):
                 break
         self.iterations += ascent.iterations
@@ -192,10 +191,7 @@ class SignTree:
 
     def _node(self, lift: Lift, upper: float, ascent: AbstractAscent) -> _Node:
         """What is kept of a solved part."""
-        means = ascent.means
-        scores = np.abs(lift.weights) * np.minimum(means[lift.active], means[lift.inactive])
-        scores = np.where(lift.signs == 0, scores, -1.0)
-        sample = int(np.argmax(scores)) if (lift.signs == 0).any() else -1
+        sample = lift.sample_to_split(ascent.means)
         start = ascent.point
         if self._root_start is None:
             self._root_start = start

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.leaf_polish import PolishedLeaf
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.relaxed_losses import AbstractRelaxedLoss
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper, safe_upper_of_products
@@ -23,34 +24,35 @@ SignArray = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RelaxedTraining:
-    r"""Minimise :math:`\ell(F - y) + \beta \sum_p Y^p_{11}` over moments of any size, two or more parts p of the sphere.
+    r"""Minimise :math:`\ell(F) + \beta \sum_p Y^p_{11}` over moments of any size, two or more parts p of the sphere.
 
     The outputs are :math:`F_i = \rho_i \sum_p \sigma_p (Y^p_{1 z_i} - a Y^p_{1 s_i}) + b`, a the negative slope, b a bias,
     zero unless asked for, and :math:`\sigma_p` the sign of the part. The multiplier :math:`\lambda` of that equality is a dual
     point; at the optimum the relaxed maxima of :math:`\sigma_p \lambda` are at most :math:`\beta` on each part, and no such
-    point has a larger dual objective. The loss is half the square, or Huber's.
+    point has a larger dual objective.
 
     Args:
         rows: Of norm one, shape (n, r).
         norms: :math:`\rho` (n,), of size about one.
-        targets: y (n,), of norm about one.
+        loss: :math:`\ell`.
         slope: a, the negative slope.
         path_decay: :math:`\beta`.
-        slope_bound: Largest :math:`|\lambda_i|`, for Huber losses.
         has_bias: Whether b is free.
+        num_outputs: How many there are; see :class:`JointOutputs`, whose dual points are matrices.
     """
 
     rows: FloatArray
     norms: FloatArray
-    targets: FloatArray
+    loss: AbstractRelaxedLoss
     slope: float
     path_decay: float
-    slope_bound: float
     has_bias: bool
+    num_outputs: int = 1
 
     def weights(self, dual_point: FloatArray) -> FloatArray:
-        """Weights of the samples in the relaxation of the positive sign, whose linear part is for the slope; (n,)."""
-        result: FloatArray = (1.0 - self.slope) * dual_point * self.norms
+        """Weights of the samples in the relaxation of the positive sign, whose linear part is for the slope."""
+        norms = self.norms if dual_point.ndim == 1 else self.norms[:, None]
+        result: FloatArray = (1.0 - self.slope) * dual_point * norms
         return result
 
 
@@ -63,20 +65,28 @@ class JointLeaf:
         signs: Samples whose sign is decided there, as in :class:`Lift`, shape (n,).
         multipliers: Of the relaxation there, in the units of the solver; of shape (1 + r + 2 n, 1 + r + 2 n) if dense.
         moments: Where the solver stands, of any size, same shape: with dense multipliers, they can then be improved.
+        factor: Of moments of inputs and outputs: rows of u and of open entries, shape (r + n, k), to the same end.
     """
 
     sign: float
     signs: SignArray
     multipliers: FloatArray | ProductMultipliers
     moments: Tensor | None = None
+    factor: FloatArray | None = None
 
     def scaled(self, lift: Lift, factor: float) -> PolishedLeaf:
         """What the multipliers times ``factor`` prove of ``lift``, to be gone on with if there are moments."""
         if isinstance(self.multipliers, ProductMultipliers):
-            return PolishedLeaf(lift, safe_upper_of_products(lift, self.multipliers.scaled(factor)))
-        multipliers = factor * self.multipliers
-        upper = safe_upper(lift, multipliers)
-        return PolishedLeaf(lift, upper) if self.moments is None else PolishedLeaf.of(lift, upper, multipliers, self.moments)
+            multipliers = self.multipliers.scaled(factor)
+            if lift.bilinear is not None:  # outputs are in other coordinates
+                multipliers = multipliers.without_cones(lift.rank)
+            upper = safe_upper_of_products(lift, multipliers)
+            if self.factor is not None:
+                return PolishedLeaf.of_factor(lift, upper, multipliers, self.factor)
+            return PolishedLeaf(lift, upper)
+        matrix = factor * self.multipliers
+        upper = safe_upper(lift, matrix)
+        return PolishedLeaf(lift, upper) if self.moments is None else PolishedLeaf.of(lift, upper, matrix, self.moments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -26,14 +26,14 @@ BoolArray = NDArray[np.bool_]
 
 @final
 class JointProof(AbstractTwoLayerOracle):
-    """The largest of the safe bounds on parts that cover the sphere, for either sign of one output.
+    """The largest of the safe bounds on parts that cover the sphere, for either sign of one output, or for several.
 
     Leaves and weights need not fit the dual point, nor be accurate: whatever they are, the result is a bound, and tight if
     they fit. Those that fit least are improved for as long as the request allows; see :class:`LeafPolish`.
 
     Args:
         leaves: Parts of the sphere for each sign, with multipliers.
-        weights: Of the kept samples, those that the multipliers are for: sign and size matter, shape (k,).
+        weights: Of the kept samples, those that the multipliers are for: sign and size matter, shape (k,) or (k, c).
         kept: Which samples the leaves know, shape (n,).
     """
 
@@ -64,6 +64,8 @@ class JointProof(AbstractTwoLayerOracle):
     def _polish(self, problem: SphereProblem) -> tuple[ScaledLift, LeafPolish]:
         """The parts of both signs with what is proven of them, and their units."""
         # Principal coordinates of a single output may have its other sign.
+        if self._weights.ndim == 2:
+            return self._polish_outputs(problem)
         along = 1.0 if float(problem.duals[self._kept, 0] @ self._weights) >= 0.0 else -1.0
         size = float(np.linalg.norm(self._weights))
         found: list[PolishedLeaf] = []
@@ -76,6 +78,25 @@ class JointProof(AbstractTwoLayerOracle):
             factor = float(np.linalg.norm(lift.weights)) / size
             found += [leaf.scaled(dataclasses.replace(lift, signs=leaf.signs), factor) for leaf in leaves]
         return scaled, LeafPolish(found)  # both signs have the same units: sizes decide these
+
+    def _polish_outputs(self, problem: SphereProblem) -> tuple[ScaledLift, LeafPolish]:
+        """The same for all outputs at once, whose principal coordinates do not matter to multipliers of products."""
+        weights, size = self._weights, float(np.linalg.norm(self._weights))
+        along = problem.duals[self._kept] * np.linalg.norm(problem.rows[self._kept], axis=1)[:, None]
+        fits = len(along) == len(weights) and 0.0 < size < math.inf and not problem.linear.any()
+        if not fits or not _is_partition(self._leaves):
+            scaled = ScaledLift.of(problem, self._kept)
+            return scaled, LeafPolish([PolishedLeaf(scaled.lift, scaled.crude_upper)])
+        # The axes of the leaves in coordinates of the problem: whatever they are, all leaves speak of the same directions.
+        directions = np.linalg.lstsq(weights, along, rcond=None)[0]
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        directions = np.divide(directions, lengths, out=np.zeros_like(directions), where=lengths > 0.0)
+        scaled = ScaledLift.of(problem, self._kept, directions)
+        lift = scaled.lift
+        assert lift.bilinear is not None
+        factor = float(np.linalg.norm(lift.bilinear)) / size
+        found = [leaf.scaled(dataclasses.replace(lift, signs=leaf.signs), factor) for leaf in self._leaves]
+        return scaled, LeafPolish(found)
 
 
 def _is_partition(leaves: Sequence[JointLeaf]) -> bool:

@@ -19,6 +19,7 @@ from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_low_rank import JointLowRank
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.moment_halves import moment_halves
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.piecewise_root import piecewise_root
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint.relaxed_losses import HuberRelaxedLoss
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.sets import ProductCone, SemidefiniteFace, cone_heights
 
@@ -52,15 +53,21 @@ class JointSplitting(AbstractJointAscent):
     """ADMM over full matrices of moments.
 
     Args:
-        training: The problem.
+        training: The problem, of one output.
+
+    Raises:
+        ValueError: If its loss is another one than Huber's of one output.
     """
 
     def __init__(self, training: RelaxedTraining) -> None:
+        if not isinstance(training.loss, HuberRelaxedLoss) or training.loss.targets.ndim != 1:
+            raise ValueError("JointSplitting is for one output and losses of Huber's kind.")
         lift = Lift.of(training.rows, np.zeros(len(training.rows)), np.zeros(training.rows.shape[1]))
         self._active, self._inactive, self._first = lift.active, lift.inactive, 1 + lift.rank
         self._cone, self._training = ProductCone(lift, is_normalised=False), training
         self._norms = torch.from_numpy(training.norms)
-        self._targets = torch.from_numpy(training.targets)
+        self._targets = torch.from_numpy(training.loss.targets)
+        self._slope_bound = training.loss.slope_bound
         zero = torch.zeros(lift.length, lift.length, dtype=torch.float64)
         self._parts = [self._part(sign, lift, zero, zero, zero[0]) for sign in (1.0, -1.0)]
         self._bias, self._penalty, self._base, self._is_fresh = 0.0, 1.0, 1.0, False
@@ -236,7 +243,7 @@ class JointSplitting(AbstractJointAscent):
         first = 1.0 + 2.0 * (change * (steepness < 0.0)).sum(0)
         growth = (change * steepness.sign()).repeat(2, 1)
         root = piecewise_root(low, excess(low), first, bends.clamp(low, high), growth)
-        return root.clamp(-self._training.slope_bound, self._training.slope_bound)
+        return root.clamp(-self._slope_bound, self._slope_bound)
 
 
 def _add_to_border(matrix: Tensor, border: Tensor) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import LowRankAscent, LowRankPoint
+from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting, SplittingPoint
 
 __all__ = ["LeafPolish", "PolishedLeaf"]
@@ -19,6 +21,7 @@ FloatArray = NDArray[np.float64]
 
 _FIRST_PENALTY = 0.05  # less than a start from nothing has: these multipliers are better than the moments
 _TIGHT = 5e-4  # a bound this close to what is attained is good enough, relatively
+_WEIGHT = 20.0  # of the penalty of low-rank factors
 _PATIENCE, _LITTLE = 4, 1e-3  # so many rounds of one part that lower its bound by less than this, relatively
 
 
@@ -31,10 +34,10 @@ class PolishedLeaf:
         start: What to go on from; ``None`` where that is not possible.
     """
 
-    def __init__(self, lift: Lift, upper: float, start: SplittingPoint | None = None) -> None:
+    def __init__(self, lift: Lift, upper: float, start: SplittingPoint | LowRankPoint | None = None) -> None:
         self.upper, self.attained = upper, 0.0
         self._lift, self._start = lift, start
-        self._ascent: Splitting | None = None
+        self._ascent: Splitting | LowRankAscent | None = None
         self._uppers = [upper]
 
     @classmethod
@@ -46,39 +49,64 @@ class PolishedLeaf:
         prices = torch.from_numpy(-multipliers - lift.objective).to(moments.device)
         return cls(lift, upper, SplittingPoint(moments=moments / size, prices=prices, penalty=_FIRST_PENALTY))
 
+    @classmethod
+    def of_factor(cls, lift: Lift, upper: float, multipliers: ProductMultipliers, factor: FloatArray) -> PolishedLeaf:
+        """Start from multipliers in the units of ``lift``, and a factor of moments of inputs and outputs of any size.
+
+        The outputs may be in other coordinates there: what suits them follows from the rest.
+
+        Args:
+            lift: With a bilinear part.
+            upper: Proven.
+            multipliers: Without cones.
+            factor: Rows of inputs, then of open entries, shape (r - c + n, k).
+        """
+        inputs, opened = factor[: -lift.num_rows], factor[-lift.num_rows :]
+        size = float(np.linalg.norm(inputs)) * 2.0**0.5
+        if lift.bilinear is None or not size > 0.0:
+            return cls(lift, upper)
+        inputs, opened = inputs / size, opened / size
+        number = len(lift.bilinear)
+        tilt, signs = lift.rows[:number, : len(inputs)] @ inputs, lift.signs[:number, None]
+        outputs = lift.bilinear.T @ np.where(signs == 0, 0.5 * (opened[:number] + tilt), np.where(signs > 0, tilt, 0.0))
+        outputs *= 0.5**0.5 / max(float(np.linalg.norm(outputs)), 1e-300)
+        start = LowRankPoint(factor=np.concatenate([inputs, outputs, opened]), multipliers=multipliers, weight=_WEIGHT)
+        return cls(lift, upper, start)
+
     def advance(self, is_over: Callable[[], bool]) -> bool:
         """A round of iterations and the bound that follows; ``False`` where nothing more can be hoped for."""
         if self._start is None or self._is_slow():
             return False
         if self._ascent is None:
-            self._ascent = Splitting(self._lift, device=self._start.moments.device, start=self._start)
+            self._ascent = _begun(self._lift, self._start)
         if not self._ascent.advance(is_over):
             return False
         self.upper = min(self.upper, self._ascent.upper())
         self._uppers.append(self.upper)
-        self._learn(self._ascent.means[1 : 1 + self._lift.rank])
+        self._learn(self._lift.direction(self._ascent.means))
         return True
 
     def _learn(self, direction: FloatArray) -> None:
         """The value where the relaxation has its mean: no bound can be below it (used for effort only)."""
         norm = float(np.linalg.norm(direction))
         if norm > 0.0:
-            heights = np.maximum(self._lift.rows @ direction, 0.0)
-            value = float(self._lift.linear @ direction + self._lift.weights @ heights) / norm
-            self.attained = max(self.attained, value)
+            self.attained = max(self.attained, float(self._lift.problem.values(direction[None] / norm)[0]))
 
     def _is_slow(self) -> bool:
         return len(self._uppers) > _PATIENCE and self._uppers[-1] > (1.0 - _LITTLE) * self._uppers[-1 - _PATIENCE]
 
     def halves(self) -> list[PolishedLeaf]:
         """The two parts after a split at the sign of a sample; none where that is not possible."""
-        is_open = self._lift.signs == 0
-        if self._ascent is None or not is_open.any():
+        sample = -1 if self._ascent is None else self._lift.sample_to_split(self._ascent.means)
+        if self._ascent is None or sample < 0:
             return []
-        means = self._ascent.means
-        scores = np.abs(self._lift.weights) * np.minimum(means[self._lift.active], means[self._lift.inactive])
-        sample = int(np.argmax(np.where(is_open, scores, -np.inf)))
         return [PolishedLeaf(self._lift.with_sign(sample, sign), self.upper, self._ascent.point) for sign in (1, -1)]
+
+
+def _begun(lift: Lift, start: SplittingPoint | LowRankPoint) -> Splitting | LowRankAscent:
+    if isinstance(start, LowRankPoint):
+        return LowRankAscent(lift, start=start)
+    return Splitting(lift, device=start.moments.device, start=start)
 
 
 class LeafPolish:
