@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.functional._branch_weights import per_branch
 
 __all__ = ["WEIGHT_HOOKS", "StackedLayer", "copied_parameter", "stacked_parameters"]
@@ -46,6 +48,49 @@ class StackedLayer(nn.Module):
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(self, ())
         return self
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """Call ``fn`` with each branch's layer, a plain one of torch, and then with this one.
+
+        What it makes of the parameters of the former is kept. So functions that look for :class:`torch.nn.Linear` find one for
+        each branch, with weights of the shape they expect, and others, hooks say, find what the network calls. Weights that
+        are computed from other parameters, or sharded, are not handed out.
+        """
+        parameters = [p for p in (self.weight, self.bias) if p is not None]
+        if not all(isinstance(p, nn.Parameter) and not hasattr(p, "full_tensor") for p in parameters):
+            return super().apply(fn)
+        layers = [self.branch_layer(index, with_shared_bias=True) for index in range(self.weight.shape[0])]
+        for layer in layers:
+            fn(layer)
+        before = {name: values.detach().clone() for name, values in self._parameters.items() if values is not None}
+        super().apply(fn)
+        for name, values in before.items():
+            self._take_over(name, values, [layer._parameters.get(name) for layer in layers])
+        return self
+
+    def _take_over(self, name: str, before: Tensor, changed: Sequence[Tensor | None]) -> None:
+        """Keep what was made of a parameter in the layers of branches, where something was."""
+        own = self._parameters.get(name)
+        if own is None:  # a norm of weights has replaced it
+            return
+        is_shared = name == "bias" and self.has_shared_bias
+        with torch.no_grad():
+            for index, values in enumerate(changed):
+                old, new = (before, own) if is_shared else (before[index], own[index])
+                if values is not None and values.shape != old.shape:
+                    raise UnsupportedModelError(
+                        f"The {name} of branch {index} became of shape {tuple(values.shape)}; expected {tuple(old.shape)}."
+                    )
+                # Nothing is written for nothing: it would upset a backward pass.
+                if values is not None and not old.is_meta and not torch.equal(old, values.to(old)):
+                    new.copy_(values)
+        flags = {values.requires_grad for values in changed if values is not None}
+        if len(flags) > 1:
+            raise UnsupportedModelError(
+                f"The {name} requires gradients in some branches and not in others; expected the same in all, as they are one "
+                "parameter."
+            )
+        own.requires_grad_(flags.pop() if flags else own.requires_grad)
 
     @abstractmethod
     def branch_layer(self, index: int, *, with_shared_bias: bool) -> nn.Module:
