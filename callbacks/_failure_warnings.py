@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from torch_strongdual.certification import CertificateStatus
+from torch_strongdual.certification import Certificate, CertificateStatus
 from torch_strongdual.errors import NumericalWarning, SoundnessError, StrongDualWarning
 
 from ._bound_keeper import Attempt
@@ -12,9 +12,9 @@ from ._bound_keeper import Attempt
 __all__ = ["warn_of_dropped_bound", "warn_of_failure"]
 
 
-def warn_of_failure(attempt: Attempt) -> None:
-    """Warn, on rank zero, if certification failed; training goes on."""
-    error = attempt.error
+def warn_of_failure(attempt: Attempt, before: Certificate | None = None) -> None:
+    """Warn, on rank zero, if certification failed, unless ``before`` did for the same reason; training goes on."""
+    error, certificate = attempt.error, attempt.certificate
     if isinstance(error, SoundnessError):
         rank_zero_warn(
             f"A DUAL BOUND WAS WRONG: {error} For the rest of this fit no bound is proven but the one that needs no oracle. "
@@ -26,10 +26,11 @@ def warn_of_failure(attempt: Attempt) -> None:
             f"Certification in epoch {attempt.record.epoch} failed, training goes on: {type(error).__name__}: {error}",
             category=StrongDualWarning,
         )
-    elif attempt.certificate is not None and attempt.certificate.status is CertificateStatus.NUMERICAL_FAILURE:
+    elif certificate is not None and certificate.status is CertificateStatus.NUMERICAL_FAILURE:
+        if before is not None and before.status is certificate.status and before.advice == certificate.advice:
+            return
         rank_zero_warn(
-            f"The network of epoch {attempt.record.epoch} cannot be certified. {attempt.certificate.status.value}",
-            category=NumericalWarning,
+            f"The network of epoch {attempt.record.epoch} cannot be certified. {certificate.advice}", category=NumericalWarning
         )
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from torch_strongdual.certification import Certificate, TrainingProblem
@@ -21,6 +22,7 @@ from ._bound_keeper import BoundKeeper
 from ._certification_queue import CertificationQueue
 from ._failure_warnings import warn_of_dropped_bound, warn_of_failure
 from ._fingerprint import weights_digest
+from ._gradient_clipping import ClippingWatch
 from ._logged_metrics import log_metrics
 from ._loss_comparison import LossComparison, check_loss_scale
 from ._objective import Objective, found_now
@@ -160,6 +162,7 @@ class CertifyOptimality(Callback):
         self._keeper: BoundKeeper | None = None
         self._stored_bound: dict[str, Any] = {}
         self._comparison: LossComparison | None = None
+        self._clipping = ClippingWatch()
         self._certified_step, self._certified_weights = -1, ""
         self._unfinished_epoch = -1  # whose weights are those of the checkpoint, and still to be certified
         self._state_before: dict[str, Any] | None = None  # as of the weights a certification just began with
@@ -242,6 +245,11 @@ class CertifyOptimality(Callback):
             comparison.check(trainer, loss, lambda: (find_loss(pl_module, self.loss), self._objective(trainer, pl_module)))
 
     @override
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+        if self.path_decay is None:  # otherwise the penalty may be part of the loss
+            self._clipping.see(trainer, pl_module)
+
+    @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if _is_dry_run(trainer):
             return
@@ -263,6 +271,8 @@ class CertifyOptimality(Callback):
             self._begin(trainer, pl_module, max(0, trainer.current_epoch - 1))
         if is_due or self.background:
             self._finish(trainer, wait=True)
+        if self.last_certificate is None or not self.last_certificate.is_certified:
+            self._clipping.warn()
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -371,7 +381,7 @@ class CertifyOptimality(Callback):
             self._state_before = None
         for attempt in attempts:
             if attempt.error is None or attempt.error is not self.last_error:
-                warn_of_failure(attempt)
+                warn_of_failure(attempt, self.last_certificate)
             self.last_certificate, self.last_error = attempt.certificate, attempt.error
         return [(a.record, a.certificate is not None and a.certificate.is_certified) for a in attempts]
 

@@ -82,3 +82,10 @@ def test_every_status_is_advice() -> None:
     for status in CertificateStatus:
         assert status.value.endswith(".")
         assert len(status.value) > 40
+
+
+def test_a_notebook_shows_numbers_without_the_point() -> None:
+    text = repr(make())
+    assert "dual_bound=" in text
+    assert "tensor(" not in text
+    assert "dual_point" not in text

@@ -318,6 +318,16 @@ def test_non_finite_numbers_prove_nothing(bad: float, where: str) -> None:
     assert certificate.dual_bound == -math.inf
     assert certificate.relative_gap == math.inf
     assert not certificate.is_certified
+    name = "weights of linear layer 0" if where == "weights" else where
+    assert f"It is due to `{name}`, where 1 of" in str(certificate)
+    assert f"the first in row {0 if where == 'weights' else 1}." in str(certificate)
+
+
+def test_an_objective_beyond_all_numbers_is_said_to_be_that() -> None:
+    inputs, targets = data()
+    certificate = certify(relu_net(), inputs, 1e200 * targets, loss=nn.MSELoss(), path_decay=0.05)
+    assert certificate.status is CertificateStatus.NUMERICAL_FAILURE
+    assert "It is due to an objective beyond all numbers" in str(certificate)
 
 
 def call(**changes: object) -> Certificate:

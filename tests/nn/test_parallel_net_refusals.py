@@ -38,6 +38,7 @@ class TestRefusals:
             ([nn.Linear(3, 4), nn.LeakyReLU(1.5), nn.Linear(4, 1)], r"slope outside \[0, 1\]"),
             ([nn.Linear(3, 4, dtype=torch.complex64), nn.ReLU(), nn.Linear(4, 1)], "complex64"),
             ([nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 1)], "nested"),
+            ([[nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)]], r"list, is nested\. Pass its layers one by one"),
             ([weight_norm(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 1)], "Subclasses may compute something else"),
             ([nn.Linear(3, 4), torch.relu, nn.Linear(4, 1)], r"layer 1 \('1'\), builtin_function_or_method"),
             ([nn.Linear(3, 4), None, nn.Linear(4, 1)], "NoneType"),

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from torch_strongdual.errors import InvalidInputError
 from torch_strongdual.functional import PATH_PENALTIES
+from torch_strongdual.nn import ParallelNet
 from torch_strongdual.optim import PathAdamW, path_adamw
 
 from .._typed_torch import backward
@@ -179,3 +181,9 @@ def test_option_errors(options: dict[str, Any], message: str) -> None:
 def _grad(tensor: Tensor) -> Tensor:
     assert tensor.grad is not None
     return tensor.grad
+
+
+def test_a_network_in_place_of_its_groups_is_refused() -> None:
+    net = ParallelNet(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1), num_branches=2)
+    with pytest.raises(InvalidInputError, match=r"`params` is a ParallelNet; expected .*path_param_groups"):
+        PathAdamW(net, lr=0.1)

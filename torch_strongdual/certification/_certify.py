@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_strongdual._checks import check_in, check_positive, check_positive_finite
+from torch_strongdual.certification._dual.open_reason import non_finite_reason
 from torch_strongdual.certification._gather import gathered
 from torch_strongdual.certification._own_defaults import with_own_defaults
 from torch_strongdual.certification.certificate import Certificate, CertificateScope, CertificateStatus
@@ -88,14 +89,15 @@ def certify(
         scope = CertificateScope.GATED if weights.spec.is_gated else CertificateScope.GLOBAL
         check_positive("path_decay", path_decay)
         check_in("penalty", penalty, CERTIFIED_PENALTIES)
-        return _nothing_proven(path_decay, penalty, rtol, scope)
+        reason = non_finite_reason([("inputs", inputs), ("targets", targets)])
+        return _nothing_proven(path_decay, penalty, rtol, scope, reason)
     problem = TrainingProblem.from_model(model, inputs, targets, loss=loss, path_decay=path_decay, penalty=penalty)
     solver = DualSolver(problem, oracle)
     solver.prepare()
     return solver.step(weights, rtol=rtol, deadline=Deadline(time_budget))
 
 
-def _nothing_proven(path_decay: float, penalty: str, rtol: float, scope: CertificateScope) -> Certificate:
+def _nothing_proven(path_decay: float, penalty: str, rtol: float, scope: CertificateScope, reason: str) -> Certificate:
     """The certificate for data that are not numbers."""
     return Certificate(
         primal_value=math.nan,
@@ -107,5 +109,5 @@ def _nothing_proven(path_decay: float, penalty: str, rtol: float, scope: Certifi
         penalty=penalty,
         status=CertificateStatus.NUMERICAL_FAILURE,
         scope=scope,
-        stats={"limited_by": "non-finite numbers in the data"},
+        stats={"reason": reason},
     )

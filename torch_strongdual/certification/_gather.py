@@ -25,7 +25,10 @@ def gathered(inputs: Tensor | Iterable[Any], targets: Tensor | None) -> tuple[Te
     """
     if isinstance(inputs, Tensor):
         if not isinstance(targets, Tensor):
-            raise InvalidInputError(f"`targets` is {type(targets).__name__}; expected a tensor, since `inputs` is one.")
+            raise InvalidInputError(
+                f"`targets` is {type(targets).__name__}; expected a tensor, since `inputs` is one. `torch.as_tensor` makes one "
+                "of numbers; classes are numbered from 0."
+            )
         return _checked(inputs, targets)
     if targets is not None:
         raise InvalidInputError(
@@ -34,7 +37,8 @@ def gathered(inputs: Tensor | Iterable[Any], targets: Tensor | None) -> tuple[Te
         )
     if not isinstance(inputs, Iterable):
         raise InvalidInputError(
-            f"`inputs` is {type(inputs).__name__}; expected a tensor, or an iterable of (inputs, targets) batches."
+            f"`inputs` is {type(inputs).__name__}; expected a tensor, or an iterable of (inputs, targets) batches. "
+            "`DataLoader(dataset, batch_size=...)` makes one of a dataset."
         )
     return _checked(*gather_batches(inputs))
 

@@ -50,7 +50,7 @@ class DualBound:
     """
 
     value: float
-    dual_point: Tensor | None
+    dual_point: Tensor | None = field(repr=False)
     dual_norm_upper: float
 
     @classmethod
@@ -81,14 +81,14 @@ class Certificate:
 
     primal_value: float
     dual_bound: float
-    dual_point: Tensor | None
+    dual_point: Tensor | None = field(repr=False)
     rtol: float
     scale: float
     path_decay: float
     penalty: str
     status: CertificateStatus
     scope: CertificateScope
-    improving_branches: tuple[Witness, ...] = ()
+    improving_branches: tuple[Witness, ...] = field(default=(), repr=False)
     evidence: Mapping[str, float | str] = field(default_factory=dict)
     stats: Mapping[str, float | str] = field(default_factory=dict)
 
@@ -117,15 +117,16 @@ class Certificate:
     def __str__(self) -> str:
         """One sentence with the numbers, one with the advice."""
         if not math.isfinite(self.dual_bound):
-            return f"objective {self.primal_value:.6g}, nothing proven about the optimum. {self._advice()}"
+            return f"objective {self.primal_value:.6g}, nothing proven about the optimum. {self.advice}"
         percent = f"{100 * self.relative_gap:.2g} %"
         interval = f"[{self.dual_bound:.6g}, {self.primal_value:.6g}]"
         head = f"objective {self.primal_value:.6g}, proven optimum in {interval}, gap {percent}"
         if self.is_certified:
             return f"{head} -> globally optimal to {percent} among {self.scope.value}"
-        return f"{head} -> not certified at {100 * self.rtol:.2g} %. {self._advice()}"
+        return f"{head} -> not certified at {100 * self.rtol:.2g} %. {self.advice}"
 
-    def _advice(self) -> str:
+    @property
+    def advice(self) -> str:
         """The status in words, and what exactly keeps the gap open."""
         reason = self.stats.get("reason", "")
         return f"{self.status.value} It is {reason}." if reason else self.status.value

@@ -41,7 +41,7 @@ class DualNormBound:
 
     upper: float
     lower: float = 0.0
-    witnesses: tuple[Witness, ...] = ()
+    witnesses: tuple[Witness, ...] = field(default=(), repr=False)
     stats: Mapping[str, float | str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:

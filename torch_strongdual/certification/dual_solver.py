@@ -9,6 +9,7 @@ from typing import Any
 
 from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.certification._dual.dual_state import DualState
+from torch_strongdual.certification._dual.open_reason import non_finite_reason
 from torch_strongdual.certification._dual.problem_identity import ProblemIdentity
 from torch_strongdual.certification._dual.solver_run import SolverRun
 from torch_strongdual.certification._own_defaults import with_own_defaults
@@ -130,7 +131,7 @@ class DualSolver:
         pass_seconds = deadline.elapsed - begin
         data_are_finite = all_finite(self.problem.inputs)
         if not (math.isfinite(primal.value) and data_are_finite):
-            return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
+            return self._failed(primal, weights, rtol)
         self.prepare()
         run = SolverRun(self.state, primal, rtol, deadline, pass_seconds=pass_seconds)
         found = run.execute(weights, max_rounds)
@@ -151,7 +152,7 @@ class DualSolver:
         self._check_unchanged()
         primal = self.problem.primal(weights)
         if not math.isfinite(primal.value):
-            return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {}, ())
+            return self._failed(primal, weights, rtol)
         self.state.attain(primal.value)
         self.state.check_sound(primal.value)
         is_certified = self.state.certifies(primal.value, rtol)
@@ -185,6 +186,11 @@ class DualSolver:
                 "`at_path_decay` takes over what holds at another strength."
             )
         self.state.restore(state)
+
+    def _failed(self, primal: PrimalValue, weights: ParallelWeights, rtol: float) -> Certificate:
+        layers = [(f"weights of linear layer {layer}", weight) for layer, weight in enumerate(weights.weights)]
+        reason = non_finite_reason([("inputs", self.problem.inputs), *layers, ("outputs", primal.outputs)])
+        return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {"reason": reason}, ())
 
     def _check_unchanged(self) -> None:
         if self._identity.has_changed():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch_strongdual.certification.certificate import Certificate
 from torch_strongdual.nn import ParallelNet
@@ -56,7 +56,7 @@ class OptimizationResult:
 
     net: ParallelNet
     certificate: Certificate
-    history: tuple[OptimizationRecord, ...]
+    history: tuple[OptimizationRecord, ...] = field(repr=False)
     stop: OptimizationStop
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ def check_layer(position: int, name: str, module: object, allowed: tuple[type[nn
         raise UnsupportedModelError(
             f"The {label} is lazy: its widths are not known yet. Run one batch through it first, or use nn.Linear."
         )
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, (nn.Sequential, list, tuple)):
         raise UnsupportedModelError(
             f"The {label} is nested. Pass its layers one by one (`*layers`), or use ParallelNet.from_sequential."
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from torch_strongdual._checks import check_in, check_non_negative
@@ -44,6 +44,11 @@ class AbstractPathOptimizer(Optimizer):
     """Whether parameters of plain groups may have sparse gradients."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        if isinstance(params, nn.Module):
+            raise InvalidInputError(
+                f"`params` is a {type(params).__name__}; expected its parameters: `net.path_param_groups(path_decay=...)` of a "
+                "ParallelNet, `parameters()` of what is trained without the penalty."
+            )
         self._check_options(defaults)
         super().__init__(params, defaults)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound
 
-__all__ = ["expected_gap", "reason_of"]
+__all__ = ["expected_gap", "non_finite_reason", "reason_of"]
 
 _LEAST_RATE = 0.05
 
@@ -53,6 +56,23 @@ def reason_of(
         return reason
     estimate = f"with {5 * seconds:.2g} s instead of {seconds:.2g} s expect a gap of {100 * expected:.1g} % (an estimate)"
     return f"{reason}; {estimate}"
+
+
+def non_finite_reason(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Which of the tensors, given with their names in the order of computation, are the first to hold what is no number.
+
+    Example:
+        >>> non_finite_reason([("inputs", torch.zeros(3, 2)), ("weights", torch.tensor([1.0, torch.nan]))])
+        'due to `weights`, where 1 of 2 numbers is not finite, the first in row 1'
+    """
+    for name, tensor in tensors:
+        wrong = ~torch.isfinite(tensor)
+        count = int(wrong.sum())
+        if count:
+            row = int(wrong.reshape(len(wrong), -1).any(dim=1).nonzero()[0])
+            verb = "is" if count == 1 else "are"
+            return f"due to `{name}`, where {count} of {tensor.numel()} numbers {verb} not finite, the first in row {row}"
+    return "due to an objective beyond all numbers: divide data, or targets, by their size"
 
 
 def expected_gap(history: Sequence[tuple[float, float]], seconds: float) -> float:
