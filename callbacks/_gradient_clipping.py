@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from torch_strongdual.certification import Certificate
 from torch_strongdual.errors import StrongDualWarning
 
 __all__ = ["ClippingWatch"]
@@ -21,9 +22,13 @@ class ClippingWatch:
 
     The optimizers add the penalty themselves, so gradients are those of the loss, and do not vanish at the optimum. Clipped
     there, they weigh less against the penalty than they should.
+
+    Args:
+        is_penalty_apart: Whether it is the optimizer that adds the penalty; nothing is watched otherwise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_penalty_apart: bool) -> None:
+        self._is_penalty_apart = is_penalty_apart
         self._epoch, self._left = -1, list[Tensor]()
 
     def see(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,7 +37,7 @@ class ClippingWatch:
             self._epoch, self._left = trainer.current_epoch, []
         limit = trainer.gradient_clip_val
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-        if not limit or not gradients:
+        if not (self._is_penalty_apart and limit and gradients):
             return
         norm = _length(gradients)
         clipped = torch.as_tensor(float(limit), device=norm.device)
@@ -40,8 +45,10 @@ class ClippingWatch:
             clipped = _length([gradient.clamp(-limit, limit) for gradient in gradients])
         self._left.append((clipped / norm).clamp(max=1.0))
 
-    def warn(self) -> None:
-        """Warn if a tenth or more was cut off on average."""
+    def warn(self, certificate: Certificate | None) -> None:
+        """Warn if a tenth or more was cut off on average, and the network is not certified all the same."""
+        if certificate is not None and certificate.is_certified:
+            return
         left = float(torch.stack(self._left).nanmean()) if self._left else 1.0
         if left < _NOTABLE:
             rank_zero_warn(

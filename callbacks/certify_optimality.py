@@ -26,6 +26,7 @@ from ._gradient_clipping import ClippingWatch
 from ._logged_metrics import log_metrics
 from ._loss_comparison import LossComparison, check_loss_scale
 from ._objective import Objective, found_now
+from ._pace_watch import PaceWatch
 from ._stored_state import records_as_numbers, stored_mapping, stored_records
 from ._trained_objective import PathPenalty, find_loss, find_net, find_path_penalty
 from ._training_data import BATCHES_CURE, CertifiedData, read_training_data
@@ -162,7 +163,7 @@ class CertifyOptimality(Callback):
         self._keeper: BoundKeeper | None = None
         self._stored_bound: dict[str, Any] = {}
         self._comparison: LossComparison | None = None
-        self._clipping = ClippingWatch()
+        self._clipping, self._pace = ClippingWatch(is_penalty_apart=self.path_decay is None), PaceWatch()
         self._certified_step, self._certified_weights = -1, ""
         self._unfinished_epoch = -1  # whose weights are those of the checkpoint, and still to be certified
         self._state_before: dict[str, Any] | None = None  # as of the weights a certification just began with
@@ -246,8 +247,7 @@ class CertifyOptimality(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
-        if self.path_decay is None:  # otherwise the penalty may be part of the loss
-            self._clipping.see(trainer, pl_module)
+        self._clipping.see(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -271,8 +271,7 @@ class CertifyOptimality(Callback):
             self._begin(trainer, pl_module, max(0, trainer.current_epoch - 1))
         if is_due or self.background:
             self._finish(trainer, wait=True)
-        if self.last_certificate is None or not self.last_certificate.is_certified:
-            self._clipping.warn()
+        self._clipping.warn(self.last_certificate)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -370,6 +369,8 @@ class CertifyOptimality(Callback):
     def _finish(self, trainer: pl.Trainer, *, wait: bool) -> None:
         """Take up what is done, the same on all ranks; stop if that is wanted."""
         outcomes = self._outcomes(wait=wait) if trainer.is_global_zero else []
+        if not self.background:
+            self._pace.see((record.seconds for record, _ in outcomes), every_n_epochs=self.every_n_epochs)
         if self._keep(trainer.strategy.broadcast(outcomes)) and self.stop_when_certified:
             trainer.should_stop = True
 
