@@ -61,4 +61,6 @@ class ClippingWatch:
 
 
 def _length(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.stack([gradient.norm().to(torch.float32) for gradient in gradients]).norm()
+    lengths = torch.stack([torch.linalg.vector_norm(gradient).to(torch.float32) for gradient in gradients])
+    whole: Tensor = torch.linalg.vector_norm(lengths)
+    return whole

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from torch_strongdual.callbacks import CertifyOptimality, _pace_watch
+from torch_strongdual.callbacks import CertifyOptimality
 from torch_strongdual.callbacks._pace_watch import PaceWatch
 from torch_strongdual.errors import StrongDualWarning
 
@@ -16,7 +16,7 @@ from ..contracts.lightning_regression import IGNORE_ADVICE, Regression, make_loa
 def messages(monkeypatch: pytest.MonkeyPatch, *, certification: float, training: float, number: int = 6) -> list[str]:
     """Of a fit in which each certification, and the epochs before the next, take so many seconds."""
     clock = 100.0
-    monkeypatch.setattr(_pace_watch.time, "monotonic", lambda: clock)
+    monkeypatch.setattr("torch_strongdual.callbacks._pace_watch.time.monotonic", lambda: clock)
     watch = PaceWatch()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -186,4 +186,4 @@ def _grad(tensor: Tensor) -> Tensor:
 def test_a_network_in_place_of_its_groups_is_refused() -> None:
     net = ParallelNet(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1), num_branches=2)
     with pytest.raises(InvalidInputError, match=r"`params` is a ParallelNet; expected .*path_param_groups"):
-        PathAdamW(net, lr=0.1)
+        PathAdamW(net, lr=0.1)  # type: ignore[arg-type]
