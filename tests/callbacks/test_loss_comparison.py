@@ -121,7 +121,7 @@ def test_another_loss_than_the_one_given_is_refused(tmp_path: Path) -> None:
         {"precision": "bf16-mixed"},
         {"precision": "bf16-true"},
         {"precision": "64-true"},
-        {"gradient_clip_val": 0.1},
+        {"gradient_clip_val": 10.0},
     ],
 )
 @pytest.mark.parametrize("module", [Regression, OtherThanModule])

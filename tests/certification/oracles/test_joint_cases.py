@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from torch_strongdual.certification import Deadline
-from torch_strongdual.certification.oracles import BoundRequest, BoxBranchAndBound
+from torch_strongdual.certification.oracles import BoundRequest, BoxBranchAndBound, DepthRecursion
 from torch_strongdual.certification.oracles._depth.dual_objectives import QuadraticObjective
 from torch_strongdual.certification.oracles._depth.joint_slopes import DeepTraining, JointSlopes, JointTrial
 from torch_strongdual.certification.oracles._depth.sample_groups import SampleGroups
@@ -19,6 +21,7 @@ from torch_strongdual.certification.oracles._depth.sign_cells import covers_all_
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch
 from torch_strongdual.certification.oracles._depth.slope_tree import SlopeTree
 from torch_strongdual.certification.oracles.row_space import RowSpace
+from torch_strongdual.nn import ParallelNet
 
 FloatArray = NDArray[np.float64]
 
@@ -44,11 +47,11 @@ def test_nothing_covers_nothing() -> None:
     assert not covers_all_signs([])
 
 
-def split_trials(seed: int, num_splits: int) -> tuple[DeepTraining, list[JointTrial]]:
-    """Points found with more and more cases, on a problem of noise."""
+def begun(seed: int, num_samples: int, num_inputs: int) -> tuple[DeepTraining, JointSlopes]:
+    """Iterations for a problem of noise."""
     generator = np.random.default_rng(seed)
-    rows = RowSpace.of(generator.standard_normal((24, 3))).rows
-    objective = QuadraticObjective(targets=generator.standard_normal(24), curvature=1.0, slope_bound=math.inf)
+    rows = RowSpace.of(generator.standard_normal((num_samples, num_inputs))).rows
+    objective = QuadraticObjective(targets=generator.standard_normal(num_samples), curvature=1.0, slope_bound=math.inf)
     training = DeepTraining(rows=rows, objective=objective, path_decay=0.2, has_bias=False)
     duals = 0.1 * objective.targets
     known = []
@@ -56,7 +59,12 @@ def split_trials(seed: int, num_splits: int) -> tuple[DeepTraining, list[JointTr
         groups = SampleGroups.neighbours(rows, sign * duals, most_pairs=20, most_stars=20)
         tree = SlopeTree.of(sign * duals, (0.0, 0.0), groups)
         known.append(SlopeSearch(tree=tree, choices=tree.middle(), estimate=math.inf, points=[], mixture=[]))
-    iterations = JointSlopes(training, (known[0], known[1]), duals)
+    return training, JointSlopes(training, (known[0], known[1]), duals)
+
+
+def split_trials(seed: int, num_splits: int) -> tuple[DeepTraining, list[JointTrial]]:
+    """Points found with more and more cases."""
+    training, iterations = begun(seed, 24, 3)
     starts, trials = np.zeros((0, 3)), []
     for _ in range(1 + num_splits):
         for _ in range(3):
@@ -95,6 +103,32 @@ def test_points_of_split_cases_are_covered_and_bounded_above_branches(seed: int)
             assert attained <= proven.upper < math.inf
     assert trials[-1].value > trials[0].value
     assert max(map(len, trials[-1].searches)) > 2
+
+
+def test_the_search_for_all_signs_stays_that_when_all_cases_have_joined_the_programs() -> None:
+    """After another split one of the cases had taken its place, and its bound could be taken for one on all."""
+    _, iterations = begun(0, 14, 2)
+    starts = np.zeros((0, 2))
+    for _ in range(2):
+        assert all(iterations.advance(starts, Deadline()) for _ in range(3))
+        iterations.complete(starts, Deadline())
+        iterations._sides, iterations._beside = [*iterations._sides, *iterations._beside], []
+        assert iterations.split()
+    assert [search.tree.signs for search in iterations._whole] == [None, None]
+
+
+def test_a_search_for_one_case_is_not_suggested_for_all() -> None:
+    training, trials = split_trials(0, 0)
+    net = ParallelNet(
+        *(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False), nn.ReLU()),
+        nn.Linear(3, 1, bias=False),
+        num_branches=1,
+    )
+    oracle = DepthRecursion(BoxBranchAndBound())
+    state = oracle.init(net.branch_spec, torch.from_numpy(training.rows))
+    whole = trials[0].searches[0][0]
+    with pytest.raises(ValueError, match="without signs"):
+        oracle.suggest(state, [dataclasses.replace(whole, tree=whole.tree.with_sign(0, 1.0))])
 
 
 def test_cases_that_leave_signs_out_prove_nothing() -> None:

@@ -363,7 +363,12 @@ class DepthRecursion(AbstractDualNormOracle):
         Args:
             state: From :meth:`init`.
             searches: Without signs first, then, if there are any, one for each case of a partition by signs.
+
+        Raises:
+            ValueError: If the first one has signs: what bounds one case would be taken for a bound on all.
         """
+        if searches[0].tree.signs is not None:
+            raise ValueError("The first search is of one case only; expected one without signs.")
         cells = tuple(SideBound(upper=math.inf, search=search) for search in searches[1:])
         state.memory.remember(searches[0].tree.duals, SideBound(upper=math.inf, search=searches[0], cells=cells))
 

@@ -196,7 +196,8 @@ class JointSlopes:
         """Put samples whose signs would help into cases of their own; whether there are any. The programs begin again."""
         if len(self._sides) + len(self._beside) > _MOST_CASES:
             return False
-        if not self._beside:
+        # Not where no case is beside any more: those that have joined the programs are no searches for all signs.
+        if all(side.known.tree.signs is None for side in self._sides):
             self._whole = [side.known for side in self._sides]
         heaviest, is_split = max(side.mass for side in self._sides), False
         kept: list[_Side] = []
