@@ -41,7 +41,7 @@ from torch_strongdual.certification.oracles import (
     SphereBound,
     SphereProblem,
 )
-from torch_strongdual.certification.oracles.abstract_two_layer_oracle import TwoLayerState
+from torch_strongdual.certification.oracles._reduced_state import ReducedState
 from torch_strongdual.nn import BranchActivation, BranchSpec
 
 _Row = TypeVar("_Row")
@@ -146,7 +146,7 @@ class _Stopwatch(AbstractTwoLayerOracle):
         self._inner = inner
         self.seconds = 0.0
 
-    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+    def init(self, spec: BranchSpec, inputs: Tensor) -> ReducedState:
         return self._inner.init(spec, inputs)
 
     def needs_ascent(self, problem: SphereProblem) -> bool:

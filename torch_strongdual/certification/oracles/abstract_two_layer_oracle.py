@@ -6,13 +6,14 @@ import dataclasses
 import math
 import time
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torch_strongdual.certification.dual_norm_bound import DualNormBound, Witness
+from torch_strongdual.certification.oracles._reduced_state import ReducedState
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
 from torch_strongdual.certification.oracles.local_ascent import local_maxima
 from torch_strongdual.certification.oracles.rank_one_branch import rank_one_branch
@@ -27,30 +28,11 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereBound, S
 from torch_strongdual.errors import UnsupportedModelError
 from torch_strongdual.nn.branch_spec import BranchSpec
 
-__all__ = ["AbstractTwoLayerOracle", "TwoLayerState", "two_sided_bound"]
+__all__ = ["AbstractTwoLayerOracle", "two_sided_bound"]
 
 FloatArray = NDArray[np.float64]
 
 _ASCENT = 0.3  # of the time, at most, goes into local maxima
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class TwoLayerState:
-    """What lasts between calls: the reduced data, and where the maxima were last time.
-
-    Args:
-        spec: Architecture of the branches.
-        matrix: The matrix the first layer multiplies, float64, divided by ``scale``.
-        scale: A power of two.
-        row_space: Reduction of ``matrix``.
-        starts: Unit vectors in reduced coordinates that were maximisers before.
-    """
-
-    spec: BranchSpec
-    matrix: FloatArray
-    scale: float
-    row_space: RowSpace
-    starts: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 class AbstractTwoLayerOracle(AbstractDualNormOracle):
@@ -91,25 +73,18 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
             return f"{type(self).__name__} is for branches with one activation; this one has {bends}: {spec}"
         return None
 
-    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+    def init(self, spec: BranchSpec, inputs: Tensor) -> ReducedState:
         """Reduce the inputs to their row space."""
         if (reason := self.supports(spec)) is not None:
             raise UnsupportedModelError(reason)
-        matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
-        scale = power_of_two_scale(matrix)
-        matrix = matrix / scale
-        # With non-finite data `bound` proves nothing; there is no row space to find.
-        row_space = RowSpace.of(matrix if np.isfinite(matrix).all() else np.zeros_like(matrix))
-        return TwoLayerState(spec=spec, matrix=matrix, scale=scale, row_space=row_space)
+        return ReducedState.of(spec, inputs)
 
-    def bound(self, state: TwoLayerState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
+    def bound(self, state: ReducedState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         """Bound the dual norm; see :meth:`AbstractDualNormOracle.bound`."""
         begin = time.perf_counter()
         duals = dual_point.detach().cpu().numpy().astype(np.float64)
-        if not (np.isfinite(duals).all() and np.isfinite(state.matrix).all()):
-            return DualNormBound(upper=math.inf, stats={"limited_by": "non-finite numbers in the data or the dual point"})
-        if not duals.any() or not state.matrix.any():
-            return DualNormBound(upper=0.0, stats={"oracle": type(self).__name__})
+        if (known := state.answer_at_once(duals, type(self).__name__)) is not None:
+            return known
         dual_scale = power_of_two_scale(duals)
         outputs = RowSpace.of(duals / dual_scale)
         inner = self._reduced_bound(state, outputs, _rescaled(request, state.scale, dual_scale))
@@ -131,21 +106,20 @@ class AbstractTwoLayerOracle(AbstractDualNormOracle):
             stats=stats,
         )
 
-    def _reduced_bound(self, state: TwoLayerState, outputs: RowSpace, request: BoundRequest) -> SphereBound:
+    def _reduced_bound(self, state: ReducedState, outputs: RowSpace, request: BoundRequest) -> SphereBound:
         """Bound the problem in reduced coordinates of inputs and outputs."""
         rows, duals = state.row_space.rows, outputs.rows
         slope = next(a.negative_slope for a in state.spec.activations if not a.is_identity)
         problem = SphereProblem(rows=rows, duals=(1.0 - slope) * duals, linear=slope * (rows.T @ duals))
         if (reason := self.limits(problem.rank, problem.num_rows, problem.num_outputs)) is not None:
             return SphereBound.nothing(problem, reason)
-        starts = state.starts if state.starts.shape[1] == rows.shape[1] else np.zeros((0, rows.shape[1]))
-        found = two_sided_bound(self, problem, request, starts)
+        found = two_sided_bound(self, problem, request, state.known_starts)
         # Rounding of the products that made the problem: (1 - a) Lam and a X'Lam.
         size = float(np.linalg.norm(duals, axis=1) @ np.linalg.norm(rows, axis=1))
         rounding = 4.0 * (rows.shape[0] + 8) * UNIT_ROUNDOFF * (1.0 + abs(slope)) * size if slope else 0.0
         return SphereBound(upper=found.upper + rounding, lower=found.lower, points=found.points, stats=found.stats)
 
-    def _witnesses(self, state: TwoLayerState, duals: FloatArray, points: FloatArray, slope: float) -> tuple[Witness, ...]:
+    def _witnesses(self, state: ReducedState, duals: FloatArray, points: FloatArray, slope: float) -> tuple[Witness, ...]:
         """Turn unit vectors in reduced coordinates into explicit branches, valued on the original data."""
         first = points @ state.row_space.basis.T  # (m, d)
         norms = np.linalg.norm(first, axis=1)

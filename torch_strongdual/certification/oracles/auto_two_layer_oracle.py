@@ -19,8 +19,9 @@ from torch_strongdual.certification.oracles._choice.oracle_choice import (
 )
 from torch_strongdual.certification.oracles._choice.spent_oracles import SpentOracles
 from torch_strongdual.certification.oracles._leading_axes import bound_by_leading_axes
+from torch_strongdual.certification.oracles._reduced_state import ReducedState
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, TwoLayerState
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.batched_box_branch_and_bound import BatchedBoxBranchAndBound
 from torch_strongdual.certification.oracles.box_branch_and_bound import BoxBranchAndBound
 from torch_strongdual.certification.oracles.doubly_nonnegative_relaxation import DoublyNonnegativeRelaxation
@@ -69,7 +70,7 @@ class AutoTwoLayerOracle(AbstractTwoLayerOracle):
         self._spent = SpentOracles()
         self._choice = OracleChoice(self._boxes, self._relaxation, self._spent)
 
-    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+    def init(self, spec: BranchSpec, inputs: Tensor) -> ReducedState:
         """Reduce the inputs to their row space; compile the branch and bound where it will be used."""
         state = super().init(spec, inputs)
         return self._boxes.init(spec, inputs) if self._choice.may_use_boxes(state.row_space.rows) else state

@@ -14,8 +14,9 @@ from torch_strongdual.certification.oracles._boxes.compilation import compile_ke
 from torch_strongdual.certification.oracles._boxes.forest import BoxForest
 from torch_strongdual.certification.oracles._boxes.search import BoxSearch
 from torch_strongdual.certification.oracles._boxes.unfinished import UnfinishedSearches
+from torch_strongdual.certification.oracles._reduced_state import ReducedState
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
-from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle, TwoLayerState
+from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
 from torch_strongdual.certification.oracles.sphere_problem import SphereBound, SphereProblem
 from torch_strongdual.nn.branch_spec import BranchSpec
 
@@ -73,7 +74,7 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         self.progress = progress
         self._unfinished = UnfinishedSearches()
 
-    def init(self, spec: BranchSpec, inputs: Tensor) -> TwoLayerState:
+    def init(self, spec: BranchSpec, inputs: Tensor) -> ReducedState:
         """Reduce the inputs to their row space, and compile."""
         state = super().init(spec, inputs)
         compile_kernels(spec.out_features)

@@ -32,6 +32,7 @@ from torch_strongdual.certification.oracles._depth.sign_cells import cases_of
 from torch_strongdual.certification.oracles._depth.slope_search import SlopeSearch, find_slopes
 from torch_strongdual.certification.oracles._depth.slope_tree import SlopeTree
 from torch_strongdual.certification.oracles._direction_cones import DirectionBound, bound_over_directions
+from torch_strongdual.certification.oracles._reduced_state import ReducedState
 from torch_strongdual.certification.oracles._verified_psd import gamma
 from torch_strongdual.certification.oracles.abstract_oracle import AbstractDualNormOracle, BoundRequest, common_refusal
 from torch_strongdual.certification.oracles.abstract_two_layer_oracle import AbstractTwoLayerOracle
@@ -59,32 +60,16 @@ _EASY_RANK = 5  # leaves are proven in a fraction of the time that their slopes 
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class DepthRecursionState:
-    """What lasts between calls: the reduced data, and where maxima were last time.
+class DepthRecursionState(ReducedState):
+    """The reduced data, and what searches found.
 
     Args:
-        spec: Architecture of the branches.
-        matrix: The matrix the first layer multiplies, float64, divided by ``scale``.
-        scale: A power of two.
-        row_space: Reduction of ``matrix``.
         slopes: Slopes left of zero of the activations that bend, first layer first.
-        starts: Unit vectors in reduced coordinates that were maximisers before.
         memory: What searches for one output found.
     """
 
-    spec: BranchSpec
-    matrix: FloatArray
-    scale: float
-    row_space: RowSpace
     slopes: tuple[float, ...]
-    starts: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     memory: SideMemory = field(default_factory=lambda: SideMemory())
-
-    @property
-    def known_starts(self) -> FloatArray:
-        """``starts`` in the shape of points."""
-        rank = self.row_space.rank
-        return self.starts if self.starts.shape[1] == rank else np.zeros((0, rank))
 
 
 @final
@@ -155,30 +140,19 @@ class DepthRecursion(AbstractDualNormOracle):
         """Reduce the inputs to their row space, and let ``inner`` compile what it will need."""
         if (reason := self.supports(spec)) is not None:
             raise UnsupportedModelError(reason)
-        matrix = spec.branch_inputs(inputs.detach()).cpu().numpy()
-        finite = bool(np.isfinite(matrix).all())
-        scale = power_of_two_scale(matrix) if finite else 1.0
-        matrix = matrix / scale
-        row_space = RowSpace.of(matrix if finite else np.zeros_like(matrix))
-        if row_space.rank > 0:
-            leaf = BranchSpec(widths=(row_space.rank, 1, 1), activations=(BranchActivation(),))
-            self.inner.init(leaf, torch.from_numpy(row_space.rows))
-        return DepthRecursionState(
-            spec=spec,
-            matrix=matrix,
-            scale=scale,
-            row_space=row_space,
-            slopes=tuple(a.negative_slope for a in spec.activations if not a.is_identity),
-        )
+        slopes = tuple(a.negative_slope for a in spec.activations if not a.is_identity)
+        state = DepthRecursionState.of(spec, inputs, slopes=slopes)
+        if (rank := state.row_space.rank) > 0:
+            leaf = BranchSpec(widths=(rank, 1, 1), activations=(BranchActivation(),))
+            self.inner.init(leaf, torch.from_numpy(state.row_space.rows))
+        return state
 
     def bound(self, state: DepthRecursionState, dual_point: Tensor, request: BoundRequest) -> DualNormBound:
         """Bound the dual norm; see :meth:`AbstractDualNormOracle.bound`."""
         begin = time.perf_counter()
         duals = dual_point.detach().cpu().numpy().astype(np.float64)
-        if not (np.isfinite(duals).all() and np.isfinite(state.matrix).all()):
-            return DualNormBound(upper=math.inf, stats={"limited_by": "non-finite numbers in the data or the dual point"})
-        if not duals.any() or not state.matrix.any():
-            return DualNormBound(upper=0.0, stats={"oracle": type(self).__name__})
+        if (known := state.answer_at_once(duals, type(self).__name__)) is not None:
+            return known
         dual_scale = power_of_two_scale(duals)
         duals = duals / dual_scale
         units = (state.scale, dual_scale)
