@@ -23,6 +23,7 @@ __all__ = [
     "planar_cases",
     "rank_one_cases",
     "rank_three_cases",
+    "without_one_activation",
 ]
 
 
@@ -65,6 +66,11 @@ def gated_spec(*widths: int, gates: tuple[Tensor, ...]) -> BranchSpec:
     collected = [(g,) for g in gates] + [()] * (len(widths) - 2 - len(gates))
     activations = tuple(BranchActivation(negative_slope=1.0, gate_vectors=g) for g in collected)
     return BranchSpec(widths=widths, activations=activations)
+
+
+def without_one_activation() -> list[BranchSpec]:
+    """Linear, deep and gated branches: none for oracles of one activation."""
+    return [linear_spec(3, 2, 1), bent_spec(3, 2, 2, 1), gated_spec(3, 2, 1, gates=(torch.ones(1, 3),))]
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> Tensor:

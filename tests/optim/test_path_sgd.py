@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +9,9 @@ from torch import Tensor
 from torch_strongdual.functional import PATH_PENALTIES, path_penalty
 from torch_strongdual.optim import PathSGD, path_sgd
 
-from .._typed_torch import backward
 from ..references.path_optimizers import SlowPathSGD
-from .branch_problems import branch_group, random_bias, random_layers, relu_loss, stacked, train
+from ._against_reference import assert_equals_reference
+from .branch_problems import branch_group, random_bias, random_layers, relu_loss, train
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -25,36 +24,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("penalty", PATH_PENALTIES)
 def test_equals_the_slow_reference(penalty: str, options: dict[str, Any]) -> None:
-    layers, bias = random_layers(), random_bias()
-    with torch.no_grad():  # some branches then die through a hidden layer, which is a rule of its own
-        layers[1][:2].mul_(0.1)
-    # strong enough for exact zeros; the smooth forms only stay comparable where no branch comes close to their kink
-    path_decay = 0.3 if penalty == "product" else 0.05
-    optimizer = PathSGD(
-        [{"params": [layers[0], bias, *layers[1:]], "layer_index": (0, 0, 1, 2)}],
-        lr=0.02,
-        path_decay=path_decay,
-        penalty=penalty,
-        **options,
-    )
-    stacks = stacked(layers, bias)
-    references = [
-        SlowPathSGD([stack[k].numpy() for stack in stacks], lr=0.02, path_decay=path_decay, penalty=penalty, **options)
-        for k in range(4)
-    ]
-    zeros_seen = 0
-    for _ in range(100):
-        optimizer.zero_grad()
-        backward(relu_loss(layers, bias))
-        grads = stacked([*map(_grad, layers)], _grad(bias))
-        optimizer.step()
-        for k, reference in enumerate(references):
-            reference.step([grad[k].numpy() for grad in grads])
-            zeros_seen += not reference.layers[-1].any()
-        for found, *expected in zip(stacked(layers, bias), *(reference.layers for reference in references), strict=True):
-            np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-9, atol=1e-11)
-    assert (zeros_seen > 0) == (penalty == "product")
-    assert (sum(reference.num_collapses for reference in references) > 0) == (penalty == "product")
+    assert_equals_reference(PathSGD, SlowPathSGD, penalty, options)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -144,8 +114,3 @@ def test_zero_learning_rate_changes_nothing_and_stays_finite() -> None:
 def test_option_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PathSGD([branch_group(random_layers())], **options)
-
-
-def _grad(tensor: Tensor) -> Tensor:
-    assert tensor.grad is not None
-    return tensor.grad

@@ -10,11 +10,17 @@ from torch_strongdual.certification.oracles.sphere_problem import SphereProblem
 __all__ = ["on_sphere", "one_sided_problem", "random_problem"]
 
 
-def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1, linear: float = 0.0) -> SphereProblem:
-    """Rows and duals are standard normal, the linear part is ``linear`` times that; one-sided if there is one output."""
+def random_problem(
+    seed: int, num_rows: int, rank: int, *, num_outputs: int = 1, linear: float = 0.0, uneven: bool = False
+) -> SphereProblem:
+    """Rows and duals are standard normal, the linear part is ``linear`` times that; one-sided if there is one output.
+
+    With ``uneven``, rows are up to 25 times as long as others.
+    """
     generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((num_rows, rank))
     return SphereProblem(
-        rows=generator.standard_normal((num_rows, rank)),
+        rows=rows * generator.uniform(0.2, 5.0, (num_rows, 1)) if uneven else rows,
         duals=generator.standard_normal((num_rows, num_outputs)),
         linear=linear * generator.standard_normal((rank, num_outputs)),
         one_sided=num_outputs == 1,

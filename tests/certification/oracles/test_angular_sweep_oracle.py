@@ -10,11 +10,10 @@ import torch
 from tests.contracts.oracle_cases import (
     OracleCase,
     bent_spec,
-    gated_spec,
-    linear_spec,
     planar_cases,
     rank_one_cases,
     rank_three_cases,
+    without_one_activation,
 )
 from tests.contracts.oracle_contract import OracleContract
 from tests.references.planar import exact_planar_dual_norm
@@ -37,8 +36,7 @@ class TestAngularSweepOracle(OracleContract):
         return [*planar_cases(), rank_one_cases()[1]]
 
     def make_unsupported_specs(self) -> list[BranchSpec]:
-        gated = gated_spec(3, 2, 1, gates=(torch.ones(1, 3),))
-        return [*super().make_unsupported_specs(), linear_spec(3, 2, 1), bent_spec(3, 2, 2, 1), gated]
+        return [*super().make_unsupported_specs(), *without_one_activation()]
 
     def test_higher_rank_proves_nothing_and_says_so(self) -> None:
         found = self.bound(rank_three_cases()[0])

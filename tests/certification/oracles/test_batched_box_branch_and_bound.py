@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests._compiled_entry import callable_part
+from tests.certification.oracles._random_problems import random_problem
 from tests.contracts.oracle_cases import (
     OracleCase,
     orthonormal_cases,
@@ -37,16 +38,6 @@ from torch_strongdual.errors import InvalidInputError
 
 CPU = torch.device("cpu")
 FloatArray = np.ndarray
-
-
-def random_problem(seed: int, n: int, rank: int, num_outputs: int, *, linear: float = 0.0) -> SphereProblem:
-    generator = np.random.default_rng(seed)
-    return SphereProblem(
-        rows=generator.standard_normal((n, rank)),
-        duals=generator.standard_normal((n, num_outputs)),
-        linear=linear * generator.standard_normal((rank, num_outputs)),
-        one_sided=num_outputs == 1,
-    )
 
 
 def forest(problem: SphereProblem, *, batch: int = 64, waiting: int = 100_000) -> BatchedForest:
@@ -93,7 +84,7 @@ class TestBatchedBoxBranchAndBound(OracleContract):
 @pytest.mark.parametrize(("n", "rank"), [(1, 2), (30, 3), (40, 6)])
 @pytest.mark.parametrize("linear", [0.0, 1.0])
 def test_scalar_bounds_are_those_of_the_definition_cell_by_cell(n: int, rank: int, linear: float) -> None:
-    problem = random_problem(n, n, rank, 1, linear=linear)
+    problem = random_problem(n, n, rank, linear=linear)
     centre, width = random_cells(rank, rank, 120)
     for bound in (0.1 * problem.magnitude(), 0.5 * problem.magnitude()):
         found = BatchedCells(problem, CPU).evaluate(torch.from_numpy(centre), torch.from_numpy(width), bound)
@@ -106,7 +97,7 @@ def test_scalar_bounds_are_those_of_the_definition_cell_by_cell(n: int, rank: in
 @pytest.mark.parametrize(("n", "rank", "num_outputs"), [(2, 2, 2), (25, 3, 3), (20, 4, 5), (15, 2, 1)])
 @pytest.mark.parametrize("linear", [0.0, 1.0])
 def test_vector_bounds_are_those_of_the_definition_cell_by_cell(n: int, rank: int, num_outputs: int, linear: float) -> None:
-    drawn = random_problem(n, n, rank, num_outputs, linear=linear)
+    drawn = random_problem(n, n, rank, num_outputs=num_outputs, linear=linear)
     problem = SphereProblem(rows=drawn.rows, duals=drawn.duals, linear=drawn.linear)
     centre, width = random_cells(rank, rank, 120)
     finite = 0
@@ -142,7 +133,7 @@ def test_the_maximum_over_a_box_is_that_of_the_compiled_kernel() -> None:
 
 @pytest.mark.parametrize("num_outputs", [1, 3, 5])
 def test_no_point_of_a_box_exceeds_its_bound(num_outputs: int) -> None:
-    problem = random_problem(num_outputs, 20, 3, num_outputs)
+    problem = random_problem(num_outputs, 20, 3, num_outputs=num_outputs)
     evaluator, bound = BatchedCells(problem, CPU), 1.05 * float(problem.values(local_maxima(problem))[0])
     centre, width = random_cells(7, 3, 400)
     found = evaluator.evaluate(torch.from_numpy(centre), torch.from_numpy(width), bound)
@@ -156,7 +147,7 @@ def test_no_point_of_a_box_exceeds_its_bound(num_outputs: int) -> None:
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_batches_prove_what_the_compiled_search_proves(num_outputs: int) -> None:
-    problem = random_problem(14, 60, 5, num_outputs)
+    problem = random_problem(14, 60, 5, num_outputs=num_outputs)
     compile_kernels(num_outputs)  # not at the expense of the deadline
     request = BoundRequest(rtol=1e-3, deadline=Deadline(30.0))
     compiled = BoxBranchAndBound(num_threads=1).maximise(problem, request, local_maxima(problem))
@@ -206,14 +197,14 @@ def test_a_search_that_stalls_reports_where_and_goes_on_with_a_larger_bound() ->
 
 @pytest.mark.parametrize("batch", [1, 7, 4096])
 def test_every_batch_size_proves_the_whole_surface_once(batch: int) -> None:
-    problem = random_problem(16, 40, 4, 1)
+    problem = random_problem(16, 40, 4)
     trees = forest(problem, batch=batch)
     assert trees.advance(1.05 * search(problem).upper, 1_000_000).is_proven
     assert trees.proven_fraction == pytest.approx(1.0, abs=1e-12)
 
 
 def test_what_is_found_does_not_depend_on_the_length_of_rounds() -> None:
-    problem = random_problem(17, 40, 4, 1)
+    problem = random_problem(17, 40, 4)
     bound = 1.01 * search(problem).upper
     counts = []
     for round_length in (1, 100, 10_000):
@@ -225,7 +216,7 @@ def test_what_is_found_does_not_depend_on_the_length_of_rounds() -> None:
 
 
 def test_a_cell_budget_is_kept_and_deterministic() -> None:
-    problem = random_problem(18, 80, 7, 1)
+    problem = random_problem(18, 80, 7)
     first, second = (search(problem, max_cells=3000, rtol=1e-6, batch_size=256) for _ in range(2))
     assert first.stats["limited_by"] == "max_cells"
     assert float(first.stats["cells"]) <= 3000 + 256
@@ -234,7 +225,7 @@ def test_a_cell_budget_is_kept_and_deterministic() -> None:
 
 
 def test_deadline_is_kept_and_leaves_a_bound() -> None:
-    problem = random_problem(19, 300, 12, 1)
+    problem = random_problem(19, 300, 12)
     begin = time.process_time()
     found = search(problem, rtol=1e-6, seconds=0.5)
     assert time.process_time() - begin < 5.0
@@ -283,7 +274,7 @@ class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize(("n", "rank", "num_outputs"), [(400, 6, 1), (400, 5, 2), (100, 5, 6), (8, 6, 1)])
 @pytest.mark.parametrize("memory_bytes", [2**19, 2**22])
 def test_memory_stays_within_the_budget(n: int, rank: int, num_outputs: int, memory_bytes: int) -> None:
-    problem = random_problem(20, n, rank, num_outputs)
+    problem = random_problem(20, n, rank, num_outputs=num_outputs)
     oracle = BatchedBoxBranchAndBound(device="cpu", memory_bytes=memory_bytes, batch_size=10**9)
     with _PeakMemory() as memory:
         trees = oracle._forest(problem, False)
@@ -293,7 +284,7 @@ def test_memory_stays_within_the_budget(n: int, rank: int, num_outputs: int, mem
 
 
 def test_a_full_stack_slows_the_search_down_and_no_more() -> None:
-    problem = random_problem(21, 30, 4, 1)
+    problem = random_problem(21, 30, 4)
     bound = 1.05 * search(problem).upper
     waiting = 26 * 3 + 12
     narrow = forest(problem, waiting=waiting)
@@ -323,7 +314,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("num_outputs", [1, 4])
 def test_cuda_gives_the_bounds_of_the_cpu_within_its_memory(num_outputs: int) -> None:
-    problem = random_problem(22, 200, 5, num_outputs)
+    problem = random_problem(22, 200, 5, num_outputs=num_outputs)
     device = torch.device("cuda")
     centre, width = (torch.from_numpy(array) for array in random_cells(22, 5, 500))
     bound = 0.3 * problem.magnitude()

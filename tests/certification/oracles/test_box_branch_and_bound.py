@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.certification.oracles._random_problems import random_problem
 from tests.contracts.oracle_cases import (
     OracleCase,
     bent_spec,
@@ -278,13 +279,7 @@ def test_a_small_share_of_the_surface_promises_less_than_a_large_one() -> None:
 
 
 def test_a_copy_of_a_forest_goes_on_by_itself() -> None:
-    generator = np.random.default_rng(3)
-    problem = SphereProblem(
-        rows=generator.standard_normal((30, 4)),
-        duals=generator.standard_normal((30, 1)),
-        linear=np.zeros((4, 1)),
-        one_sided=True,
-    )
+    problem = random_problem(3, 30, 4)
     bound = 1.2 * float(problem.values(local_maxima(problem))[0])
     forest = BoxForest(problem, num_threads=1)
     forest.advance(bound, 5)

@@ -15,11 +15,10 @@ from tests.certification.oracles._random_problems import random_problem
 from tests.contracts.oracle_cases import (
     OracleCase,
     bent_spec,
-    gated_spec,
-    linear_spec,
     orthonormal_cases,
     planar_cases,
     rank_three_cases,
+    without_one_activation,
 )
 from tests.contracts.oracle_contract import OracleContract
 from tests.references.doubly_nonnegative_sdp import doubly_nonnegative_value
@@ -92,9 +91,6 @@ def maximise(
     return oracle.maximise(problem, request, np.zeros((0, problem.rank)))
 
 
-UNSUPPORTED = [linear_spec(3, 2, 1), bent_spec(3, 2, 2, 1), gated_spec(3, 2, 1, gates=(torch.ones(1, 3),))]
-
-
 class TestOneOutput(OracleContract):
     rtol = 1e-2
     looseness = 1.0101
@@ -106,7 +102,7 @@ class TestOneOutput(OracleContract):
         return [rank_three_cases()[1], *orthonormal_cases()]
 
     def make_unsupported_specs(self) -> list[BranchSpec]:
-        return [*super().make_unsupported_specs(), *UNSUPPORTED]
+        return [*super().make_unsupported_specs(), *without_one_activation()]
 
 
 class TestTwoOutputs(OracleContract):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.certification.oracles._random_problems import random_problem
 from torch_strongdual.certification.oracles._choice.expected_looseness import expected_looseness, measured_seconds
 from torch_strongdual.certification.oracles._choice.measured_looseness import MEASURED
 from torch_strongdual.certification.oracles._choice.oracle_choice import OracleChoice
@@ -71,13 +72,7 @@ def test_boxes_at_small_rank_relaxations_at_large_rank() -> None:
 
 
 def test_the_quickest_goes_first_where_several_are_expected_to_leave_nothing_to_ask_for() -> None:
-    generator = np.random.default_rng(0)
-    problem = SphereProblem(
-        rows=generator.standard_normal((200, 8)),
-        duals=generator.standard_normal((200, 1)),
-        linear=np.zeros((8, 1)),
-        one_sided=True,
-    )
+    problem = random_problem(0, 200, 8)
     assert measured_seconds(BOXES, rank=8, num_rows=200) < measured_seconds(RELAXATION, rank=8, num_rows=200) < math.inf
     assert measured_seconds(SANDWICH, rank=8, num_rows=200) == math.inf
     first = make_choice().by_measurements(problem, 16.0, math.inf)[0]

@@ -1,26 +1,19 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.certification.oracles import _random_problems
 from tests.certification.oracles._random_problems import on_sphere
-from tests.contracts.oracle_cases import (
-    OracleCase,
-    bent_spec,
-    gated_spec,
-    linear_spec,
-    orthonormal_cases,
-    planar_cases,
-    rank_three_cases,
-)
+from tests.contracts.oracle_cases import OracleCase, orthonormal_cases, planar_cases, rank_three_cases, without_one_activation
 from tests.contracts.oracle_contract import REFERENCE_ERROR, OracleContract
 from tests.references.enumeration import exact_dual_norm
 from tests.references.planar import exact_planar_dual_norm
@@ -43,14 +36,7 @@ from torch_strongdual.nn.branch_spec import BranchSpec
 FloatArray = NDArray[np.float64]
 
 
-def random_problem(seed: int, num_rows: int, rank: int, *, num_outputs: int = 1, linear: float = 0.0) -> SphereProblem:
-    generator = np.random.default_rng(seed)
-    return SphereProblem(
-        rows=generator.standard_normal((num_rows, rank)) * generator.uniform(0.2, 5.0, (num_rows, 1)),
-        duals=generator.standard_normal((num_rows, num_outputs)),
-        linear=linear * generator.standard_normal((rank, num_outputs)),
-        one_sided=num_outputs == 1,
-    )
+random_problem = functools.partial(_random_problems.random_problem, uneven=True)
 
 
 def maximise(problem: SphereProblem, *, rtol: float = 1e-4, seconds: float = 20.0, target: float | None = None) -> SphereBound:
@@ -69,8 +55,7 @@ class TestPolynomialSandwich(OracleContract):
         return [planar_cases()[1], rank_three_cases()[1], *orthonormal_cases()]
 
     def make_unsupported_specs(self) -> list[BranchSpec]:
-        gated = gated_spec(3, 2, 1, gates=(torch.ones(1, 3),))
-        return [*super().make_unsupported_specs(), linear_spec(3, 2, 1), bent_spec(3, 2, 2, 1), gated]
+        return [*super().make_unsupported_specs(), *without_one_activation()]
 
 
 class TestQuartics:

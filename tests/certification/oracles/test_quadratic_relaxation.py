@@ -6,21 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.certification.oracles._random_problems import on_sphere, random_problem
-from tests.contracts.oracle_cases import (
-    OracleCase,
-    bent_spec,
-    gated_spec,
-    linear_spec,
-    orthonormal_cases,
-    planar_cases,
-    rank_three_cases,
-)
+from tests.contracts.oracle_cases import OracleCase, orthonormal_cases, planar_cases, rank_three_cases, without_one_activation
 from tests.contracts.oracle_contract import OracleContract
 from tests.references.planar import exact_planar_dual_norm
 from tests.references.quadratic_relaxation_sdp import quadratic_relaxation_value
@@ -56,8 +47,7 @@ class TestQuadraticRelaxation(OracleContract):
         return [planar_cases()[1], rank_three_cases()[1], *orthonormal_cases()]
 
     def make_unsupported_specs(self) -> list[BranchSpec]:
-        gated = gated_spec(3, 2, 1, gates=(torch.ones(1, 3),))
-        return [*super().make_unsupported_specs(), linear_spec(3, 2, 1), bent_spec(3, 2, 2, 1), gated]
+        return [*super().make_unsupported_specs(), *without_one_activation()]
 
 
 class TestTightness:

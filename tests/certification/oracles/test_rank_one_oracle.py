@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from tests.contracts.oracle_cases import OracleCase, bent_spec, gated_spec, linear_spec, planar_cases, rank_one_cases
+from tests.contracts.oracle_cases import OracleCase, bent_spec, planar_cases, rank_one_cases, without_one_activation
 from tests.contracts.oracle_contract import OracleContract
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles.abstract_oracle import BoundRequest
@@ -28,8 +28,7 @@ class TestRankOneOracle(OracleContract):
         ]
 
     def make_unsupported_specs(self) -> list[BranchSpec]:
-        gated = gated_spec(3, 2, 1, gates=(torch.ones(1, 3),))
-        return [*super().make_unsupported_specs(), linear_spec(3, 2, 1), bent_spec(3, 2, 2, 1), gated]
+        return [*super().make_unsupported_specs(), *without_one_activation()]
 
     def test_higher_rank_proves_nothing_and_says_so(self) -> None:
         found = self.bound(planar_cases()[0])
