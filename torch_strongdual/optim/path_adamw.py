@@ -55,6 +55,9 @@ class PathAdamW(AbstractPathOptimizer):
     :math:`2 r^2`. So the step size settles at a constant, and a small enough ``lr`` converges without being lowered. Because
     of :math:`r^2` a branch that no sample of a batch activates (:math:`g = 0`) decays at a bounded rate.
 
+    **Clipping.** Gradients are those of the loss, which balance the penalty at the optimum and do not vanish there. Clipping
+    in the first steps does no harm; with a limit below their norm at the optimum another objective is minimised.
+
     **Dead branches.** A branch with :math:`W_L = 0` has :math:`s = 0` in its hidden layers. Their second moments and step
     counts then stand still instead of decaying, so the first steps after a revival have the usual size and no spike. It
     revives when the *averaged* gradient exceeds :math:`r`, that is when the branch violates the dual constraint. A branch with

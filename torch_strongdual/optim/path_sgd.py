@@ -52,6 +52,9 @@ class PathSGD(AbstractPathOptimizer):
     (Nesterov: the step is :math:`(1 + \mu)(g + \xi) + \mu^2 b`, with the same conclusion.) A buffer of loss gradients alone,
     thresholded by :math:`\gamma r`, would instead come to rest at the solution for :math:`(1 - \mu) \beta`.
 
+    **Clipping.** Gradients are those of the loss, which balance the penalty at the optimum and do not vanish there. Clipping
+    in the first steps does no harm; with a limit below their norm at the optimum another objective is minimised.
+
     **Dead branches.** A branch with :math:`W_L = 0` has no gradient in its hidden layers, and they come to rest. It revives as
     soon as :math:`\|g_L\| > r_L`, that is when it violates the dual constraint. With minibatches the gradient of one batch
     decides, so branches near the boundary come and go. A branch with a zero hidden layer as well has no gradient at all and

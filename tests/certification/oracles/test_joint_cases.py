@@ -117,6 +117,23 @@ def test_the_search_for_all_signs_stays_that_when_all_cases_have_joined_the_prog
     assert [search.tree.signs for search in iterations._whole] == [None, None]
 
 
+def test_a_sign_whose_cases_are_all_left_aside_begins_with_the_search_for_all_signs() -> None:
+    _, iterations = begun(0, 14, 2)
+    starts = np.zeros((0, 2))
+    assert all(iterations.advance(starts, Deadline()) for _ in range(3))
+    assert iterations.split()
+    split = next(side.sign for side in iterations._sides if side.known.tree.signs is not None)
+    iterations._beside += [side for side in iterations._sides if side.sign == split]
+    iterations._sides = [side for side in iterations._sides if side.sign != split]
+    assert iterations._sides
+    assert iterations.advance(starts, Deadline())
+    iterations.complete(starts, Deadline())
+    assert iterations.found is not None
+    for searches in iterations.found.searches:
+        assert searches[0].tree.signs is None
+        assert covers_all_signs([search.tree for search in searches[1:] or searches])
+
+
 def test_a_search_for_one_case_is_not_suggested_for_all() -> None:
     training, trials = split_trials(0, 0)
     net = ParallelNet(

@@ -223,7 +223,7 @@ class JointSlopes:
             found = [side.known for side in sides if side.sign == sign]
             if known is not None:
                 searches.append([*known.searches[index], *found])
-            elif all(search.tree.signs is None for search in found):
+            elif found and all(search.tree.signs is None for search in found):
                 searches.append(found)
             else:
                 searches.append([self._whole[index].at(sign * duals, 1.0), *found])
