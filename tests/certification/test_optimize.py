@@ -223,6 +223,20 @@ def test_batches_are_taken_as_by_certify() -> None:
     assert result.certificate.is_certified
 
 
+@pytest.mark.parametrize("loss", [HalfSquaredLoss(), nn.HuberLoss(), nn.L1Loss()], ids=["squared", "huber", "absolute"])
+@pytest.mark.parametrize("kind", ["relu", "linear", "gated", "deep"])
+@pytest.mark.parametrize("num_samples", [1, 7])
+def test_an_output_bias_that_fits_everything_is_certified(num_samples: int, kind: str, loss: nn.Module) -> None:
+    """One sample, or targets that are all equal: the optimum is zero, which no relative gap above zero reaches by descent."""
+    inputs, targets = data(num_samples, 3, 2)
+    result = optimize_to_certificate(
+        build(kind, 3, 2, bias=True), inputs, targets[:1].expand(num_samples, 2), loss=loss, path_decay=1e-3, rtol=1e-6
+    )
+    assert result.stop is OptimizationStop.CERTIFIED
+    assert result.certificate.primal_value <= 1e-290
+    assert torch.equal(result.net(inputs), targets[:1].expand(num_samples, 2))
+
+
 def test_time_is_kept() -> None:
     inputs, targets = data(400, 8)
     net = build("relu", 8, 1)

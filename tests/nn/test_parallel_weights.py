@@ -64,6 +64,19 @@ class TestOutputs:
             for value, bound, true_value in zip(row, bounds, truth, strict=True):
                 assert abs(Fraction(value) - true_value) <= Fraction(bound)
 
+    @pytest.mark.parametrize("zero_layer", [0, 1])
+    def test_branches_that_are_zero_make_no_error(self, zero_layer: int) -> None:
+        net = ParallelNet(nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 2), num_branches=2, dtype=torch.float64)
+        inputs, second = torch.randn(4, 3), net.get_parameter("2.weight")
+        with torch.no_grad():
+            (net.get_parameter("0.weight") if zero_layer == 0 else second).zero_()
+        weights = ParallelWeights.from_module(net)
+        assert torch.equal(weights.outputs(inputs), net.get_parameter("2.bias").detach().expand(4, 2))
+        assert not weights.output_error(inputs).any()
+        with torch.no_grad():  # one branch that is not is enough
+            net.get_parameter("0.weight")[1], second[1] = 1.0, 1.0
+        assert bool((ParallelWeights.from_module(net).output_error(inputs) > 0.0).all())
+
     def test_error_bound_covers_cancellation(self) -> None:
         """Two branches that cancel: the output is of rounding size, the bound of the size of the terms."""
         net = ParallelNet(nn.Linear(3, 50), nn.ReLU(), nn.Linear(50, 1, bias=False), num_branches=2, dtype=torch.float64)

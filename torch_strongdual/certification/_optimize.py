@@ -49,8 +49,8 @@ def optimize_to_certificate(
     line search, and the next round starts. So a local minimum is left wherever the oracle finds a way out, and proven
     to be global where there is none.
 
-    For the absolute loss L-BFGS runs on Huber losses of shrinking width, and convergence comes from the refit, a cone
-    program over the branches found so far (Clarabel, with all samples: for some thousands of them at most).
+    For the absolute loss L-BFGS runs on Huber losses of shrinking width, and convergence comes from the refit over the branches
+    found so far (Clarabel, or alternating directions without it, with all samples: for some thousands of them at most).
 
     Args:
         net: Where to start, and the architecture; not changed. Few branches suffice: as many as needed are added.

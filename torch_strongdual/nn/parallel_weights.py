@@ -90,11 +90,14 @@ class ParallelWeights:
         A sum of m products is off by at most :math:`m u / (1 - m u)` times the sum of their absolute values, in whatever order
         it is formed (:math:`u = 2^{-53}`), sample by sample or layers first; activations do not enlarge errors. So the error is
         at most a multiple of the same forward pass with absolute values. The multiple is taken with :math:`2 u`, which also
-        covers the rounding of the bound itself; underflow is covered by a tiny addend. Signs of gates are taken as given.
+        covers the rounding of the bound itself; underflow is covered by a tiny addend. Signs of gates are taken as given. Of
+        branches that all have a layer of zeros only the output bias is left, which is exact.
 
         Args:
             inputs: As for :meth:`outputs`.
         """
+        if self._is_zero:
+            return torch.zeros_like(self.outputs(inputs))
         magnitude = self._sum_over_chunks(inputs, torch.abs, [_lift] * len(self.spec.activations)) + _UNDERFLOW
         widest = max(weight.shape[2] for weight in self.weights[1:] or self.weights)
         roundings = sum(weight.shape[2] + 2 for weight in self.weights) + self.num_branches * widest + 4
@@ -102,6 +105,13 @@ class ParallelWeights:
             grid = self.spec.patch_map.grid(inputs[:1])
             roundings += grid.pooling.numel() + grid.pooling_error + 2
         return magnitude * (roundings * 2.0**-52)
+
+    @property
+    def _is_zero(self) -> bool:
+        """Whether each branch, on finite inputs, is exactly zero."""
+        if any(bias is not None for bias in self.hidden_biases):
+            return False
+        return bool(torch.stack([(weight == 0.0).flatten(1).all(dim=1) for weight in self.weights]).any(dim=0).all())
 
     def product_norms(self) -> Tensor:  # shape: (num_branches,)
         """Product of the Frobenius norms of each branch's layers."""

@@ -29,7 +29,7 @@ class RestrictedSolution:
         magnitudes: Norm of the coefficient of each atom, ``None`` where there are none.
         objective: Training objective of the network made of the atoms with these coefficients, an upper bound on the optimum
             up to rounding.
-        solver: ``"group lasso"`` or ``"cone program"``.
+        solver: ``"group lasso"``, ``"cone program"`` or ``"alternating directions"``.
     """
 
     candidate: Tensor
@@ -158,9 +158,6 @@ def solve_restricted_dual(
         rtol: Relative gap over the restricted problem to reach.
         deadline: When to stop.
         as_cone_program: Whether Clarabel solves what it is suited for, or the absolute loss only.
-
-    Raises:
-        SolverError: If the cone solver fails.
     """
     found = solve_restricted_primal(
         problem, atoms.features, atoms.coefficients, rtol=rtol, deadline=deadline, as_cone_program=as_cone_program

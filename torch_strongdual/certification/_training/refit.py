@@ -30,9 +30,6 @@ def refitted(
         branches: Their hidden layers stay, at unit norm.
         rtol: Relative gap over this restricted problem to reach.
         deadline: When to stop.
-
-    Raises:
-        SolverError: If the cone solver fails.
     """
     norms = [torch.linalg.matrix_norm(weight) for weight in branches.weights[:-1]]
     scale = torch.stack(norms).prod(dim=0)[:, None]

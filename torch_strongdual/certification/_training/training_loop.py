@@ -187,7 +187,7 @@ class TrainingLoop:
     def _zero_network(self) -> WorkingBranches:
         """No branches, and the output bias that suits the targets best: optimal where these are constant, or one sample."""
         zero = self._no_branches()
-        return zero if zero.output_bias is None else zero.with_bias(self.problem.loss.fitted_bias(zero.outputs(self.problem)))
+        return zero if zero.output_bias is None else zero.with_bias(self.problem.null_outputs()[0])
 
     def _no_branches(self) -> WorkingBranches:
         return self.best.kept(torch.zeros(self.best.number, dtype=torch.bool))
