@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from tests.certification._dual.test_joint_dual import trained_objective, training_problem
+from tests.certification._dual.test_joint_dual import trained, trained_objective, training_problem
 from torch_strongdual.certification import Deadline
 from torch_strongdual.certification._dual.abstract_joint_candidate import JointSituation
 from torch_strongdual.certification._dual.joint_candidate import JointCandidate
+from torch_strongdual.certification.oracles import BoundRequest, LocalSearch
 
 
 @pytest.mark.slow
@@ -27,22 +28,24 @@ def test_splits_prove_more_than_the_plain_relaxation_does_and_never_too_much() -
 @pytest.mark.parametrize("seed", range(3))
 def test_boxes_bound_points_towards_the_residual_and_prove_more_but_never_too_much(seed: int) -> None:
     problem = training_problem(seed, 60, 8, path_decay=0.3)
-    attained = trained_objective(problem.inputs, problem.loss.targets, 0.3)
+    attained, residual = trained(problem.inputs, problem.loss.targets, 0.3)
     candidate = JointCandidate(problem)
+    scout = LocalSearch()
+    request = BoundRequest(deadline=Deadline(30.0))
+    near_norm = scout.bound(scout.init(problem.spec, problem.inputs), residual, request).lower
+    situation = JointSituation(attainable=attained, near=residual, near_norm=near_norm)
     values, duals = [], []
-    for _ in range(4):
-        point = candidate.next_point(Deadline(300.0), JointSituation(attainable=attained, near=problem.loss.targets))
-        if point is None:
-            break
+    for _ in range(3):
+        point = candidate.next_point(Deadline(300.0), situation)
+        assert point is not None
         assert point.bound.lower <= point.bound.upper
         values.append(problem.scaled_bound(point.candidate, point.bound.upper).value)
         duals.append(point.candidate)
-    assert len(values) >= 3
     assert max(values) <= attained
-    assert values[1] > values[0]  # the same point, bounded by boxes
+    assert values[2] > values[0]  # after a coarse search, which shows what others cost
     assert torch.equal(duals[0], duals[1])
-    residual = problem.loss.targets
-    assert torch.linalg.norm(duals[2] - residual) < 0.9 * torch.linalg.norm(duals[1] - residual)
+    lengths = [float(torch.linalg.norm(end - start)) for start, end in ((duals[0], duals[2]), (duals[2], residual))]
+    assert sum(lengths) == pytest.approx(float(torch.linalg.norm(residual - duals[0])))  # it lies between them
 
 
 def test_what_suffices_need_not_be_proven_closer() -> None:

@@ -1,38 +1,99 @@
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Callable
 
-from torch_strongdual.certification._dual.mixtures import Mixtures
+import pytest
+import torch
+from torch import Tensor
+
+from torch_strongdual.certification._dual.abstract_joint_candidate import JointSituation
+from torch_strongdual.certification._dual.mixtures import Mixtures, Plan, SearchCost
 
 NEAR, SETTLED = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0]])
 
 
-def test_the_settled_point_comes_first_and_is_gone_on_with_until_it_is_met() -> None:
-    mixtures = Mixtures()
-    first = mixtures.next_between(NEAR, SETTLED, 1.0)
+def value_along(point: Tensor) -> Callable[[float], float]:
+    """Worth more the nearer to the residual, and the smaller the bound."""
+    worth = float(point[1])
+    return lambda upper: worth / max(upper, 1e-9)
+
+
+def situation(sufficient: float = 0.0) -> JointSituation:
+    return JointSituation(attainable=math.inf, near=NEAR, sufficient=lambda candidate: sufficient)
+
+
+def begun(seconds: float = 1.0) -> Mixtures:
+    """With the first search over, after so many seconds."""
+    mixtures = Mixtures(value_along, 1.0)
+    first = mixtures.next_plan(SETTLED, situation(), seconds=1e3)
     assert first is not None
-    assert torch.equal(first, SETTLED)
-    mixtures.learn(seconds=1.0, is_met=False)
-    assert mixtures.next_between(NEAR, 2.0 * SETTLED, 1.0) is first
+    mixtures.learn(first, upper=1.5, lower=1.0, seconds=seconds, is_met=True)
+    return mixtures
 
 
-def test_points_move_towards_the_residual_the_farther_the_more_time_there_is() -> None:
-    shares = []
-    for seconds in (3.0, 6.0, 1e6):
-        mixtures = Mixtures()
-        mixtures.next_between(NEAR, SETTLED, seconds)
-        mixtures.learn(seconds=1.0, is_met=True)
-        point = mixtures.next_between(NEAR, SETTLED, seconds)
-        assert point is not None
-        shares.append(float(point[0]))
-        assert torch.allclose(point, NEAR + shares[-1] * (SETTLED - NEAR))
-    assert 1.0 > shares[0] > shares[1] > shares[2] == 0.5
+def planned(mixtures: Mixtures, seconds: float, sufficient: float = 0.0) -> Plan:
+    plan = mixtures.next_plan(SETTLED, situation(sufficient), seconds=seconds)
+    assert plan is not None
+    return plan
 
 
-def test_without_time_for_a_harder_point_there_is_none_until_there_is() -> None:
-    mixtures = Mixtures()
-    mixtures.next_between(NEAR, SETTLED, 10.0)
-    mixtures.learn(seconds=5.0, is_met=True)
-    assert mixtures.next_between(NEAR, SETTLED, 0.0) is None
-    assert mixtures.next_between(NEAR, SETTLED, 5.0) is None
-    assert mixtures.next_between(NEAR, SETTLED, 500.0) is not None
+def test_a_coarse_search_of_the_settled_point_comes_first_if_something_can_follow() -> None:
+    mixtures = Mixtures(value_along, 1.0)
+    assert mixtures.next_plan(SETTLED, situation(), seconds=0.1) is None
+    first = planned(mixtures, 1e3)
+    assert torch.equal(first.point, SETTLED)
+    assert first.rtol >= 0.3
+    assert first.value == -math.inf
+
+
+def test_more_time_is_for_points_nearer_to_the_residual_or_closer_bounds() -> None:
+    plans = [planned(begun(), seconds) for seconds in (5.0, 30.0, 200.0, 1e6)]
+    values = [plan.value for plan in plans]
+    assert values == sorted(set(values))
+    assert plans[0].share > plans[-1].share == 0.0
+    assert plans[-1].rtol < 0.01
+    for plan in plans:
+        assert torch.allclose(plan.point, NEAR + plan.share * (SETTLED - NEAR))
+        assert plan.value == pytest.approx(value_along(plan.point)(1.0 + plan.rtol), rel=1e-6)
+
+
+def test_the_same_time_promises_less_where_the_first_search_was_slower() -> None:
+    values = [planned(begun(seconds), 20.0).value for seconds in (0.1, 1.0, 4.0)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_without_time_for_any_search_there_is_none() -> None:
+    assert begun().next_plan(SETTLED, situation(), seconds=0.1) is None
+
+
+def test_what_is_enough_is_not_exceeded_and_comes_as_fast_as_possible() -> None:
+    most = planned(begun(), 1e6)
+    enough = planned(begun(), 1e6, sufficient=1.3)  # of the residual
+    assert value_along(NEAR)(1.3) <= enough.value < most.value
+
+
+def test_a_search_that_ran_out_of_time_is_gone_on_with() -> None:
+    mixtures = begun()
+    plan = planned(mixtures, 30.0)
+    mixtures.learn(plan, upper=3.0, lower=1.0, seconds=29.0, is_met=False)
+    again = planned(mixtures, 40.0)
+    assert again.point is plan.point
+    assert again.rtol == plan.rtol
+
+
+def test_what_is_proven_is_not_proven_again() -> None:
+    mixtures, seen = begun(), set()
+    while (plan := mixtures.next_plan(SETTLED, situation(), seconds=50.0)) is not None:
+        assert (plan.share, plan.rtol) not in seen
+        seen.add((plan.share, plan.rtol))
+        mixtures.learn(plan, upper=(1.0 + plan.rtol) * 1.2, lower=1.2, seconds=10.0, is_met=True)
+
+
+def test_costs_are_learnt_from_searches() -> None:
+    cost = SearchCost()
+    for share, rtol in ((1.0, 0.5), (0.6, 0.1), (0.4, 0.05), (0.7, 0.02)):
+        seconds = 0.2 * ((rtol + 0.2) / 0.9) ** -1.9 * math.exp(3.3 * (1.0 - share))
+        cost.learn(share=share, rtol=rtol, seconds=seconds)
+    expected = 0.2 * (0.205 / 0.9) ** -1.9 * math.exp(3.3 * 0.8)
+    assert 0.9 * expected < cost.cautious(share=0.2, rtol=0.005) < 1.3 * expected

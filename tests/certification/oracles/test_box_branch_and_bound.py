@@ -185,6 +185,22 @@ def test_a_search_cut_short_goes_on_where_it_stopped() -> None:
     assert forgetful.maximise(problem, BoundRequest(rtol=1e-2, deadline=Deadline(0.0)), starts).upper >= found.upper
 
 
+def test_a_goal_tried_at_once_takes_the_cells_of_one_search_and_is_raised_when_they_are_too_few() -> None:
+    generator = np.random.default_rng(15)
+    problem = one_sided(generator.standard_normal((200, 8)), generator.standard_normal(200))
+    starts = local_maxima(problem)
+    request = BoundRequest(rtol=0.05, deadline=Deadline(600.0))
+    whole = BoxBranchAndBound(max_cells=1_000_000, comes_down=False).maximise(problem, request, starts)
+    assert whole.upper == pytest.approx(1.05 * whole.lower, rel=1e-9)
+    cells = float(whole.stats["cells"])
+    bounds = []
+    for share in (1.2, 0.7):
+        oracle = BoxBranchAndBound(max_cells=int(share * cells), comes_down=False)
+        bounds.append(oracle.maximise(problem, request, starts).upper)
+    assert bounds[0] == pytest.approx(whole.upper, rel=1e-9)
+    assert whole.upper < bounds[1] < 2.0 * whole.lower
+
+
 def test_target_ends_the_search_early() -> None:
     generator = np.random.default_rng(11)
     problem = one_sided(generator.standard_normal((60, 5)), generator.standard_normal(60))

@@ -35,12 +35,14 @@ class JointSituation:
     Args:
         attainable: Best objective known, for effort only.
         near: The dual point of the network at hand.
+        near_norm: What is attained of its dual norm, for effort only; zero if that is not known.
         oracle_state: State of the oracle in use.
         sufficient: Dual norm of a point that would be enough, for effort only: less need not be proven.
     """
 
     attainable: float
     near: Tensor
+    near_norm: float = 0.0
     oracle_state: Any = None
     sufficient: Callable[[Tensor], float] = lambda candidate: 0.0
 
@@ -53,6 +55,7 @@ class AbstractJointCandidate(ABC):
         total_share: Of the time left, what all calls together may take.
         residual_share: Of the time left, what a coarse bound of the residual may take before.
         worthwhile_from: Looseness of a proof of the residual from which this is worth its time.
+        needs_long_steps: Whether twice half the time proves less than all of it at once.
         is_spent: Whether there is nothing to offer, or no more.
     """
 
@@ -60,6 +63,7 @@ class AbstractJointCandidate(ABC):
     total_share: float
     residual_share: float = 0.4
     worthwhile_from: float
+    needs_long_steps: bool = False
     is_spent: bool
 
     @property

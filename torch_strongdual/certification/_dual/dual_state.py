@@ -129,11 +129,20 @@ class DualState:
         return self.residual_bound[1]
 
     def joint_point(
-        self, deadline: Deadline, *, near: Tensor, sufficient: Callable[[Tensor], float] = lambda candidate: 0.0
+        self,
+        deadline: Deadline,
+        *,
+        near: Tensor,
+        near_norm: float = 0.0,
+        sufficient: Callable[[Tensor], float] = lambda candidate: 0.0,
     ) -> JointPoint | None:
         """The next dual point that is chosen together with its dual norm; see :meth:`AbstractJointCandidate.next_point`."""
         situation = JointSituation(
-            attainable=self.attainable, near=near, oracle_state=self._oracle_state, sufficient=sufficient
+            attainable=self.attainable,
+            near=near,
+            near_norm=near_norm,
+            oracle_state=self._oracle_state,
+            sufficient=sufficient,
         )
         return self.joint.next_point(deadline, situation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from torch_strongdual.certification._dual.abstract_joint_candidate import AbstractJointCandidate, JointPoint, JointSituation
 from torch_strongdual.certification._dual.joint_dual import JointDual
-from torch_strongdual.certification._dual.mixtures import Mixtures
+from torch_strongdual.certification._dual.mixtures import Mixtures, Plan
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.oracles import BoundRequest, BoxBranchAndBound
 from torch_strongdual.certification.oracles._doubly_nonnegative._joint.joint_proof import JointProof
@@ -21,7 +22,7 @@ from torch_strongdual.certification.training_problem import TrainingProblem
 __all__ = ["JointCandidate"]
 
 _MANY_ROWS, _FROM_MANY = 300, 0.08
-_FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.2
+_FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.08
 _SPLIT_RANK, _SPLIT_ROWS = 9, 120  # from this rank, up to so many samples, splits on signs get further than boxes
 _EASY_RANK_OF_OUTPUTS = 5  # of several outputs: boxes take longer
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
@@ -29,7 +30,8 @@ _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and 
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
 _POLISH = 0.3  # time for better proofs of a point, in units of what the point took
 _PATIENCE = 25  # refinements that prove nothing better
-_SEARCH_RTOL = 2e-3  # of box searches
+_LEAST_GAIN = 0.02  # of the gap, for which a box search is worth beginning
+_MULTIPLIERS = 0.5  # of what better multipliers of the settled point can gain: what boxes have to promise beyond
 
 
 class JointCandidate(AbstractJointCandidate):
@@ -37,8 +39,8 @@ class JointCandidate(AbstractJointCandidate):
 
     The first call iterates until the point of the plain relaxation settles. Later calls refine the relaxation: parts of the
     sphere are split when that is what the bound lacks most, and iterated upon when their multipliers are. Where boxes get
-    far, box searches bound points between the settled one and the network's residual: the first was chosen for a relaxation
-    that is looser than boxes and is easy for them, the other would be best if its dual norm were known, but is hard.
+    far, box searches bound points between the settled one and the network's residual, see :class:`Mixtures`, unless better
+    multipliers promise more in the time there is.
 
     Args:
         problem: Any; where the method does not apply, or boxes soon prove anything, there is no candidate.
@@ -50,11 +52,11 @@ class JointCandidate(AbstractJointCandidate):
         self._problem = problem
         self._iterations: JointDual | None = None
         self._oracle_state: Any = None
-        self._box_state: Any = None
         self._candidate: Tensor | None = None
         self._proof: JointProof | None = None
         self._proven = self._hoped = -math.inf
         self._best = self._before = -math.inf
+        self._reached = -math.inf  # by multipliers or boxes
         self._stalls = self._slow = 0
         self._seconds = 0.0  # that the last refinement took
         rank = _rank(problem) if JointDual.supports(problem) else 0
@@ -62,11 +64,11 @@ class JointCandidate(AbstractJointCandidate):
         self.is_spent = rank <= (EASY_RANK if has_one_output else _EASY_RANK_OF_OUTPUTS)
         # From any looseness with few samples; from some where the iterations take long to settle, or where boxes may do.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
-        self._boxes = BoxBranchAndBound()
+        self._boxes = BoxBranchAndBound(comes_down=False)
         self._mixtures: Mixtures | None = None  # where boxes get far
         if has_one_output and rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
-            self.worthwhile_from, self.residual_share = _FROM_BOXES, _RESIDUAL_FIRST
-            self._mixtures = Mixtures()
+            self.worthwhile_from, self.residual_share, self.needs_long_steps = _FROM_BOXES, _RESIDUAL_FIRST, True
+            self._mixtures = Mixtures(self._value_along, problem.dual_norm_limit)
 
     @property
     def has_begun(self) -> bool:
@@ -87,7 +89,7 @@ class JointCandidate(AbstractJointCandidate):
             if self._mixtures is not None:
                 if (point := self._searched(self._mixtures, situation, deadline)) is not None:
                     return point
-                if not self._iterations.can_split:
+                if not self._iterations.can_split and self._hoped <= self._reached:
                     return None  # nothing moves a settled point but splits
             can_split = left > _SPLIT_FROM * self._seconds
             if not can_split and (point := self._polished(deadline)) is not None:
@@ -101,8 +103,9 @@ class JointCandidate(AbstractJointCandidate):
         if candidate is None or self._proof is None:
             self.is_spent = True
             return None
-        if self._oracle_state is None:
-            self._oracle_state = self._proof.init(self._problem.spec, self._problem.inputs)
+        if self._oracle_state is None:  # of boxes, too: they compile
+            oracle = self._proof if self._mixtures is None else self._boxes
+            self._oracle_state = oracle.init(self._problem.spec, self._problem.inputs)
         spent, left = deadline.elapsed - begin, deadline.remaining
         self._seconds = spent if self._iterations.is_settled else 0.0
         point = self._proven_point(candidate, self._proof, deadline.fraction(min(1.0, _POLISH * spent / max(left, 1e-9))))
@@ -110,19 +113,38 @@ class JointCandidate(AbstractJointCandidate):
         return point
 
     def _searched(self, mixtures: Mixtures, situation: JointSituation, deadline: Deadline) -> JointPoint | None:
-        """A point towards the network's, with what boxes prove of it; ``None`` if there is no time for that."""
+        """A point towards the network's, with what boxes prove of it; ``None`` if time is short, or little to gain."""
         if self._candidate is None or deadline.expired:
             return None
-        candidate = mixtures.next_between(situation.near, self._candidate, deadline.remaining)
-        if candidate is None:
+        plan = mixtures.next_plan(self._candidate, situation, seconds=deadline.remaining)
+        if plan is None or not self._is_worthwhile(plan, situation.attainable):
             return None
         begin = deadline.elapsed
-        if self._box_state is None:
-            self._box_state = self._boxes.init(self._problem.spec, self._problem.inputs)
-        request = BoundRequest(rtol=_SEARCH_RTOL, floor=situation.sufficient(candidate), deadline=deadline)
-        bound = self._boxes.bound(self._box_state, candidate, request)
-        mixtures.learn(seconds=deadline.elapsed - begin, is_met=request.is_met(bound.upper, bound.lower))
-        return JointPoint(candidate=candidate, bound=bound)
+        request = BoundRequest(rtol=plan.rtol, floor=situation.sufficient(plan.point), deadline=deadline)
+        bound = self._boxes.bound(self._oracle_state, plan.point, request)
+        is_met = request.is_met(bound.upper, bound.lower)
+        mixtures.learn(plan, upper=bound.upper, lower=bound.lower, seconds=deadline.elapsed - begin, is_met=is_met)
+        self._reached = max(self._reached, self._problem.scaled_bound(plan.point, max(bound.upper, 1e-300)).value)
+        return JointPoint(candidate=plan.point, bound=bound)
+
+    def _is_worthwhile(self, plan: Plan, attainable: float) -> bool:
+        """Whether a search promises more than is known, and than better multipliers would soon prove."""
+        if not math.isfinite(plan.value):  # the first one, which shows what others cost
+            return True
+        by_multipliers = self._best + _MULTIPLIERS * (self._hoped - self._best)
+        return plan.value >= max(self._reached + _LEAST_GAIN * (attainable - self._reached), by_multipliers)
+
+    def _value_along(self, candidate: Tensor) -> Callable[[float], float]:
+        """What bounds on the dual norm of a candidate prove: a parabola in the scale, which is cheaper than the loss."""
+        loss, limit = self._problem.loss, self._problem.dual_norm_limit
+        top = loss.best_scale(candidate, math.inf)
+        half, whole = (loss.dual_objective(share * top * candidate) for share in (0.5, 1.0))
+
+        def value(upper: float) -> float:
+            share = min(1.0, limit / max(upper * top, 1e-300))
+            return share * (4.0 * half - whole + 2.0 * share * (whole - 2.0 * half))
+
+        return value
 
     def _polished(self, deadline: Deadline) -> JointPoint | None:
         """The last point with a better proof, in what time is left; ``None`` if there is none."""
@@ -143,6 +165,7 @@ class JointCandidate(AbstractJointCandidate):
         self._hoped = self._problem.loss.dual_objective(scale * point.candidate)
         self._stalls = 0 if self._proven > self._best else self._stalls + 1
         self._before, self._best = self._best, max(self._best, self._proven)
+        self._reached = max(self._reached, self._best)
         self.is_spent = self._stalls > _PATIENCE
 
     def _lacks_parts(self, attainable: float) -> bool:

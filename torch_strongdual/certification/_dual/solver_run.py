@@ -198,9 +198,10 @@ class SolverRun:
         """Points chosen together with their relaxed dual norm, which their own multipliers prove; ever tighter ones."""
         deadline = self.deadline.fraction(self.state.joint.total_share)
         near = self.problem.dual_candidate(self.primal.outputs)
+        near_norm = max((witness.value for witness in self.residual_witnesses), default=0.0)
         while not (self.is_done() or deadline.expired):
             limit = deadline.fraction(self.state.joint.share)
-            found = self.state.joint_point(limit, near=near, sufficient=self._sufficient_for)
+            found = self.state.joint_point(limit, near=near, near_norm=near_norm, sufficient=self._sufficient_for)
             if found is None:
                 return
             self.last = found.bound

@@ -232,7 +232,9 @@ class TrainingLoop:
         if self._is_settled():  # what is lacking is the proof: all the time for it, and the search goes on where it stopped
             deadline = self.deadline
         else:
-            share = 0.6 if self._may_improve or self.solver.state.joint.is_spent else 0.85
+            joint = self.solver.state.joint
+            may_be_short = (self._may_improve and not joint.needs_long_steps) or joint.is_spent
+            share = 0.6 if may_be_short else 0.85
             deadline, self._bounded = self.deadline.fraction(share), (self.best, self.objective)
         weights = self._bounded[0].to_weights(self.problem)
         certificate = self.solver.step(weights, rtol=self.rtol, deadline=deadline, max_rounds=max_rounds)

@@ -44,6 +44,8 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         max_cells: Stop after this many boxes, for reproducible budgets; ``None`` for no limit but the deadline.
         num_threads: Threads to search with; ``None`` for as many as torch uses.
         progress: Called with the fraction of the surface proven and the U it is proven for, about ten times a second.
+        comes_down: Whether a goal that seems out of reach in time is approached by way of larger bounds. Otherwise it is tried
+            at once, and the bound raised where that takes too long: best where the tolerance was chosen to fit the time.
 
     Example:
         >>> import torch
@@ -67,11 +69,13 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
         max_cells: int | None = None,
         num_threads: int | None = None,
         progress: Callable[[float, float], None] | None = None,
+        comes_down: bool = True,
     ) -> None:
         self.max_rank = max_rank
         self.max_cells = max_cells
         self.num_threads = torch.get_num_threads() if num_threads is None else num_threads
         self.progress = progress
+        self.comes_down = comes_down
         self._unfinished = UnfinishedSearches()
 
     def init(self, spec: BranchSpec, inputs: Tensor) -> ReducedState:
@@ -98,6 +102,7 @@ class BoxBranchAndBound(AbstractTwoLayerOracle):
             # A budget of cells is for answers that can be repeated, whatever was asked before.
             unfinished=self._unfinished if self.max_cells is None else UnfinishedSearches(),
             resumes_short=self.num_threads == 1,
+            comes_down=self.comes_down,
         ).bound()
 
     def expected_seconds(self, problem: SphereProblem, request: BoundRequest, starts: FloatArray) -> float:

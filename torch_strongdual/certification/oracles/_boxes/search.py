@@ -38,6 +38,7 @@ _PATIENCE = 0.6  # share of the cells allowed before a search may be hurried
 _SHARE = 0.7  # of the cells left, planned for
 _TOLERATED = 1.1  # the pace is apt to rise towards the end
 _MAX_RAISE = 1.3  # of the excess, at first: the pace is known better after the next rounds
+_FLAT = 0.1  # excess below which smaller ones hardly cost more, at the ranks that are searched without a ladder
 _FEWEST = 0.07  # share of the cells allowed that shows a pace
 _SLOW_PACE = 1e-4  # seconds a cell, until it is measured
 _TELLING = 2_000  # cells of a search that show what smaller bounds will cost
@@ -147,6 +148,7 @@ class BoxSearch:
         short_search: Cells spent on the goal itself before coming down the ladder.
         unfinished: Where searches are kept that ran out of time, and looked for.
         resumes_short: Whether a short search can go on as a long one: not if it uses fewer threads.
+        comes_down: Whether to come down a ladder of bounds where the goal seems out of reach; otherwise it is tried at once.
     """
 
     problem: SphereProblem
@@ -158,6 +160,7 @@ class BoxSearch:
     short_search: int = 20_000
     unfinished: UnfinishedSearches = field(default_factory=UnfinishedSearches)
     resumes_short: bool = True
+    comes_down: bool = True
     cells: int = 0
     limited_by: str = "time"
     upper: float = field(init=False)  # proven
@@ -209,10 +212,10 @@ class BoxSearch:
         if self.upper <= self.goal or self._is_refuted():
             return
         is_new = not math.isfinite(self.request.known_upper)
-        if is_new and self._prove(self.goal, budget=self.short_search, is_short=True):
+        if self.comes_down and is_new and self._prove(self.goal, budget=self.short_search, is_short=True):
             return
         # Every rung of the ladder costs about as much as the goal: skip them if the goal seems within reach.
-        if self._seems_affordable():
+        if not self.comes_down or self._seems_affordable():
             self._prove(self.goal)  # or somewhat more, if that takes too long
         while not self._out_of_budget() and not self._is_refuted():
             if (target := self._next_target()) is None or not self._prove(target):
@@ -288,7 +291,8 @@ class BoxSearch:
             if budget is None and (factor := attempt.excess_factor(self.cells, self._fraction, self._cells_left())) > 1.0:
                 if not was_raised:
                     self.unfinished.keep(self.problem, bound, forest.copy())
-                raised = bound + (factor - 1.0) * max(bound - self.lower, 1e-3 * self.lower)
+                least = 1e-3 if self.comes_down else _FLAT
+                raised = bound + (factor - 1.0) * max(bound - self.lower, least * self.lower)
                 worth = 0.9 * self.upper + 0.1 * self.lower if math.isfinite(self.upper) else math.inf
                 bound, was_raised = max(bound, min(raised, worth)), True
         if not was_raised and (self.resumes_short or not is_short):
