@@ -48,11 +48,10 @@ def test_a_coarse_search_of_the_settled_point_comes_first_if_something_can_follo
 
 
 def test_more_time_is_for_points_nearer_to_the_residual_or_closer_bounds() -> None:
-    plans = [planned(begun(), seconds) for seconds in (5.0, 30.0, 200.0, 1e6)]
+    plans = [planned(begun(), seconds) for seconds in (3.0, 7.0, 15.0, 30.0)]
     values = [plan.value for plan in plans]
     assert values == sorted(set(values))
-    assert plans[0].share > plans[-1].share == 0.0
-    assert plans[-1].rtol < 0.01
+    assert plans[0].share > plans[-1].share
     for plan in plans:
         assert torch.allclose(plan.point, NEAR + plan.share * (SETTLED - NEAR))
         assert plan.value == pytest.approx(value_along(plan.point)(1.0 + plan.rtol), rel=1e-6)
@@ -63,14 +62,22 @@ def test_the_same_time_promises_less_where_the_first_search_was_slower() -> None
     assert values == sorted(values, reverse=True)
 
 
+def test_what_is_too_far_from_what_was_searched_is_left_until_more_is_known() -> None:
+    mixtures = begun(0.5)
+    near = planned(mixtures, 1e9)
+    assert near.value == planned(mixtures, 15.0).value
+    mixtures.learn(near, upper=1.0 + near.rtol, lower=1.0, seconds=15.0, is_met=True)
+    assert planned(mixtures, 1e9).value > near.value
+
+
 def test_without_time_for_any_search_there_is_none() -> None:
     assert begun().next_plan(SETTLED, situation(), seconds=0.1) is None
 
 
 def test_what_is_enough_is_not_exceeded_and_comes_as_fast_as_possible() -> None:
-    most = planned(begun(), 1e6)
-    enough = planned(begun(), 1e6, sufficient=1.3)  # of the residual
-    assert value_along(NEAR)(1.3) <= enough.value < most.value
+    most = planned(begun(), 30.0)
+    enough = planned(begun(), 30.0, sufficient=1.7)  # of the residual
+    assert value_along(NEAR)(1.7) <= enough.value < most.value
 
 
 def test_a_search_that_ran_out_of_time_is_gone_on_with() -> None:

@@ -19,6 +19,7 @@ _SHARES = tuple(k / 20 for k in range(20, -1, -1))
 _RTOLS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4)
 _FIRST = 0.7  # tolerance of the first search, which shows what others will cost
 _FLAT = 0.2  # excess below which smaller ones hardly cost more
+_FARTHEST = 30.0  # times what the longest search so far took: beyond, there is no telling
 _FIRST_SHARE = 0.5  # of the time, for it: something has to follow
 _LEAST_LEFT = 0.1  # of what a search was expected to take, when it is gone on with
 
@@ -44,7 +45,7 @@ class SearchCost:
     """Seconds that a box search takes, learnt from those of the same data.
 
     ``log seconds = a - b log(rtol + 0.2) + c (1 - share)``, by least squares with what is usual: b from 1.7 to 3 and c from 2.1
-    to 4.2 on diabetes, friedman1 and Gaussian data of rank nine and ten, a tenth of a second to one for the first search.
+    to 4.3 on diabetes, friedman1 and Gaussian data of rank nine and ten, a tenth of a second to one for the first search.
 
     Example:
         >>> cost = SearchCost()
@@ -54,8 +55,8 @@ class SearchCost:
         True
     """
 
-    _USUAL, _SPREAD = (math.log(0.25), 2.0, 2.8), (1.0, 0.4, 0.6)
-    _NOISE, _CAUTION = 0.15, 0.3
+    _USUAL, _SPREAD = (math.log(0.25), 2.0, 3.3), (1.0, 0.4, 0.8)
+    _NOISE, _CAUTION = 0.15, 0.6
 
     def __init__(self) -> None:
         self._mean = np.array(self._USUAL)
@@ -86,7 +87,7 @@ class Mixtures:
     little time. The residual would be best if its dual norm were known, but is the hardest to bound. In between, what is
     proven gets better and takes longer. So does a closer bound of one point; and a search that ends for want of time proves
     little. The first search, a coarse one, is cheap and shows what others will cost; then comes whatever proves most in the
-    time left, or, if something is enough, what is so first.
+    time left, as far as that can be foreseen, or, if something is enough, what is so first.
 
     Args:
         value_along: Of a point, what bounds on its dual norm prove, for effort only.
@@ -99,6 +100,7 @@ class Mixtures:
         self._norms: dict[float, float] = {}  # attained, by share; of points searched, and of the residual
         self._proven: dict[float, float] = {}  # excess of the bound proven, by share
         self._unfinished: tuple[Plan, float] | None = None  # and the seconds it had
+        self._longest = 0.0  # seconds, of all searches
 
     def next_plan(self, settled: Tensor, situation: JointSituation, *, seconds: float) -> Plan | None:
         """The search to begin, or to go on with; ``None`` if there is no time for any.
@@ -115,7 +117,7 @@ class Mixtures:
         enough = self._value_along(situation.near)(situation.sufficient(situation.near))
         best = -math.inf, -math.inf
         chosen = None
-        for plan, cost in self._affordable(situation.near, settled, seconds):
+        for plan, cost in self._affordable(situation.near, settled, min(seconds, _FARTHEST * self._longest)):
             merit = (1.0, -cost) if plan.value >= enough else (0.0, plan.value)
             if merit > best:
                 best, chosen = merit, plan
@@ -135,6 +137,7 @@ class Mixtures:
         if before is not None and before[0].point is plan.point:
             seconds += before[1]
         self._unfinished = None if is_met else (plan, seconds)
+        self._longest = max(self._longest, seconds)
         self._norms[plan.share] = lower if lower > 0.0 else self._limit
         reached = upper / lower - 1.0 if lower > 0.0 else math.inf
         if is_met:
