@@ -5,6 +5,8 @@ Imported only when used, since Numba is. Centres and widths are dyadic, hence ex
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import part
@@ -17,11 +19,15 @@ __all__ = [
     "FACE",
     "LAST_FACE",
     "LEVEL",
+    "NEXT_CELL",
     "OUT_OF_CELLS",
     "STALLED",
     "largest_over_box",
+    "leave_proven",
+    "next_cell",
     "place",
     "settle",
+    "split_cell",
 ]
 
 OUT_OF_CELLS = 0
@@ -29,6 +35,7 @@ ALL_PROVEN = 1
 COUNTEREXAMPLE = 2
 STALLED = 3
 ARENA_FULL = 4
+NEXT_CELL = 5  # within a search only
 
 # Positions in the array of counters.
 LEVEL, FACE, CELLS, LAST_FACE = 0, 1, 2, 3
@@ -146,3 +153,58 @@ def settle(level, k, step, columns, index, middle, reach, offset, count, over): 
         kept += _ONE if (not is_over) & (t > -rho) else _NONE
     count[level] = kept
     return ahead
+
+
+@part
+def next_cell(  # type: ignore[no-untyped-def]
+    columns, counters, split, first, stage, count, offset, centre, width, index, middle, reach, over, witness
+):
+    """Leave cells whose halves are both done and settle the rows of the next one, a level below that of ``counters``.
+
+    Returns ``NEXT_CELL``, or why there is none, then what :func:`place` and :func:`settle` return.
+    """
+    level = counters[LEVEL]
+    while level >= 0 and stage[level] == 2:
+        level -= 1
+        counters[LEVEL] = level
+        if level < 0:
+            counters[FACE] += 1
+    if level < 0 and counters[FACE] == counters[LAST_FACE]:
+        return ALL_PROVEN, 0, 0.0, 0
+    new = level + 1
+    if new >= split.shape[0]:
+        for k in range(columns.shape[0]):
+            witness[k] = centre[level, k]
+        return STALLED, 0, 0.0, 0
+    side = stage[level] if level >= 0 else 0
+    axis, step = place(new, side, counters[FACE], split, first, offset, count, centre, width)
+    need = columns.shape[1] if new == 0 else count[level]
+    if offset[new] + need > index.shape[0]:
+        return ARENA_FULL, 0, 0.0, 0
+    ahead = settle(new, axis, step, columns, index, middle, reach, offset, count, over)
+    counters[CELLS] += 1
+    return NEXT_CELL, axis, step, ahead
+
+
+@part
+def leave_proven(counters, stage, volume):  # type: ignore[no-untyped-def]
+    """Go on beside the cell below the current level, which is proven."""
+    level = counters[LEVEL]
+    volume[0] += math.ldexp(1.0, -(level + 1))
+    if level < 0:
+        counters[FACE] += 1
+    else:
+        stage[level] += 1
+
+
+@part
+def split_cell(point, counters, split, first, stage, centre):  # type: ignore[no-untyped-def]
+    """Go on within the cell below the current level, along its ``split``, first in the half that has ``point``."""
+    level = counters[LEVEL]
+    new = level + 1
+    k = split[new]
+    first[new] = 1.0 if point[k] >= centre[new, k] else -1.0
+    stage[new] = 0
+    if level >= 0:
+        stage[level] += 1
+    counters[LEVEL] = new

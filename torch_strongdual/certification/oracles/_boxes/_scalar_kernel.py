@@ -8,23 +8,18 @@ sums: the slack holds for any order.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from torch_strongdual.certification.oracles._boxes._cells_kernel import (
-    ALL_PROVEN,
-    ARENA_FULL,
-    CELLS,
     COUNTEREXAMPLE,
     FACE,
-    LAST_FACE,
     LEVEL,
+    NEXT_CELL,
     OUT_OF_CELLS,
-    STALLED,
     largest_over_box,
-    place,
-    settle,
+    leave_proven,
+    next_cell,
+    split_cell,
 )
 from torch_strongdual.certification.oracles._boxes._compiled_kernel import kernel, part
 from torch_strongdual.certification.oracles._boxes._quadratic_kernel import CURVED_RANK, inherit_law, quadratic_excess
@@ -68,33 +63,16 @@ def advance_scalar(  # type: ignore[no-untyped-def]
 
     ``columns`` are the rows transposed, (r, n), those with positive duals first; ``singles`` are the same rows, (n, r).
     """
-    r, n = columns.shape
-    depth = split.shape[0] - 1
+    r = columns.shape[0]
     work, plain, total, gradient, hessian, small, lines, constants, lams, over, slopes, near, single, vectors = scratch
-    level = counters[LEVEL]
-    used = 0
-    while used < max_cells:
-        if level >= 0 and stage[level] == 2:
-            level -= 1
-            counters[LEVEL] = level
-            if level < 0:
-                counters[FACE] += 1
-            continue
-        if level < 0 and counters[FACE] == counters[LAST_FACE]:
-            return ALL_PROVEN
+    for _ in range(max_cells):
+        outcome, axis, step, ahead = next_cell(
+            columns, counters, split, first, stage, count, offset, centre, width, index, middle, reach, over, witness
+        )
+        if outcome != NEXT_CELL:
+            return outcome
+        level = counters[LEVEL]
         new = level + 1
-        if new > depth:
-            for k in range(r):
-                witness[k] = centre[level, k]
-            return STALLED
-        side = stage[level] if level >= 0 else 0
-        axis, step = place(new, side, counters[FACE], split, first, offset, count, centre, width)
-        need = n if new == 0 else count[level]
-        if offset[new] + need > index.shape[0]:
-            return ARENA_FULL
-        ahead = settle(new, axis, step, columns, index, middle, reach, offset, count, over)
-        used += 1
-        counters[CELLS] += 1
         base = offset[new]
         kept = count[new]
         rows = index[base : base + kept]
@@ -141,11 +119,7 @@ def advance_scalar(  # type: ignore[no-untyped-def]
             const = _linear_majorant(columns, rows, lams, mid, half, plain, slopes, total)
             proven = largest_over_box(linear_part + const, total, centre[new], width[new], bound, -slack, work) <= -slack
         if proven:
-            volume[0] += math.ldexp(1.0, -new)
-            if level < 0:
-                counters[FACE] += 1
-            else:
-                stage[level] += 1
+            leave_proven(counters, stage, volume)
             continue
         best = -1.0
         if curved:
@@ -165,11 +139,5 @@ def advance_scalar(  # type: ignore[no-untyped-def]
                 if width[new, k] > 0.0 and gain > best:
                     best = gain
                     split[new] = k
-        k = split[new]
-        first[new] = 1.0 if work[k] >= centre[new, k] else -1.0
-        stage[new] = 0
-        if level >= 0:
-            stage[level] += 1
-        level = new
-        counters[LEVEL] = level
+        split_cell(work, counters, split, first, stage, centre)
     return OUT_OF_CELLS
