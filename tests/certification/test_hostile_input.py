@@ -205,3 +205,15 @@ def test_inputs_of_a_wrong_kind_are_refused_by_name(inputs: Tensor, match: str) 
     targets = torch.ones(len(inputs) if not inputs.is_nested else 9, 1)
     with pytest.raises(InvalidInputError, match=match):
         certify(net(), inputs, targets, loss=nn.MSELoss(), path_decay=0.1)
+
+
+def test_an_objective_of_nothing_but_rounding_is_said_to_be_that() -> None:
+    """The output bias fits constant targets: the optimum is zero, which floating point misses by very little."""
+    model, (inputs, targets) = emptied(net(bias=True)), data()
+    with torch.no_grad():
+        model.get_parameter("2.bias").fill_(0.3 + 2.0**-54)
+    certificate = certify(model, inputs, torch.full_like(targets, 0.3), loss=nn.MSELoss(), path_decay=0.1)
+    assert 0.0 < certificate.primal_value < 1e-30
+    assert "open because the objective is zero up to rounding" in str(certificate)
+    other = certify(model, inputs, targets, loss=nn.MSELoss(), path_decay=0.1, rtol=1e-9)
+    assert "zero up to rounding" not in str(other)

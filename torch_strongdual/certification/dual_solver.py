@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from torch_strongdual._checks import check_positive_finite
 from torch_strongdual.certification._dual.dual_state import DualState
 from torch_strongdual.certification._dual.open_reason import non_finite_reason
 from torch_strongdual.certification._dual.problem_identity import ProblemIdentity
 from torch_strongdual.certification._dual.solver_run import SolverRun
 from torch_strongdual.certification._own_defaults import with_own_defaults
-from torch_strongdual.certification.certificate import Certificate, CertificateStatus, DualBound
+from torch_strongdual.certification.certificate import SMALLEST_GAP, Certificate, CertificateStatus, DualBound
 from torch_strongdual.certification.deadline import Deadline
 from torch_strongdual.certification.dual_norm_bound import Witness
 from torch_strongdual.certification.oracles import AbstractDualNormOracle
@@ -26,6 +28,7 @@ from torch_strongdual.nn import ParallelWeights
 __all__ = ["DualSolver"]
 
 _MAX_ROUNDS = 40
+_NOTHING = 2.0**-52  # of the objective of outputs that are zero
 
 
 class DualSolver:
@@ -192,6 +195,17 @@ class DualSolver:
         reason = non_finite_reason([("inputs", self.problem.inputs), *layers, ("outputs", primal.outputs)])
         return self._certificate(primal, rtol, CertificateStatus.NUMERICAL_FAILURE, {"reason": reason}, ())
 
+    def _zero_reason(self, primal: PrimalValue) -> dict[str, str]:
+        """Why a gap stays open where there is nothing left to gain; empty elsewhere."""
+        loss = self.problem.loss
+        share = primal.value / max(float(loss.value(torch.zeros_like(loss.targets))), SMALLEST_GAP)
+        if not (loss.is_non_negative and share <= _NOTHING):
+            return {}
+        return {
+            "reason": f"open because the objective is zero up to rounding, {share:.1g} of the loss where all outputs are zero: "
+            "no gap relative to so little closes, and nothing is left to gain"
+        }
+
     def _check_unchanged(self) -> None:
         if self._identity.has_changed():
             raise InvalidInputError(
@@ -208,6 +222,8 @@ class DualSolver:
         improving: tuple[Witness, ...],
     ) -> Certificate:
         failed = status is CertificateStatus.NUMERICAL_FAILURE
+        if status not in (CertificateStatus.NUMERICAL_FAILURE, CertificateStatus.CERTIFIED):
+            stats = {**stats, **self._zero_reason(primal)}
         best = DualBound.vacuous() if failed else self.best
         limits = {"dual_norm_upper": best.dual_norm_upper, "dual_norm_limit": self.problem.dual_norm_limit}
         return Certificate(
