@@ -70,14 +70,24 @@ def test_what_is_too_far_from_what_was_searched_is_left_until_more_is_known() ->
     assert planned(mixtures, 1e9).value > near.value
 
 
+def test_points_come_nearer_to_the_residual_by_half_at_most() -> None:
+    mixtures, shares = begun(20.0), [1.0]
+    for _ in range(3):
+        plan = planned(mixtures, 1e9)
+        assert plan.share >= 0.5 * shares[-1]
+        mixtures.learn(plan, upper=1.0 + plan.rtol, lower=1.0, seconds=21.0, is_met=True)
+        shares.append(plan.share)
+    assert shares[-1] <= 0.15
+
+
 def test_without_time_for_any_search_there_is_none() -> None:
     assert begun().next_plan(SETTLED, situation(), seconds=0.1) is None
 
 
 def test_what_is_enough_is_not_exceeded_and_comes_as_fast_as_possible() -> None:
     most = planned(begun(), 30.0)
-    enough = planned(begun(), 30.0, sufficient=1.7)  # of the residual
-    assert value_along(NEAR)(1.7) <= enough.value < most.value
+    enough = planned(begun(), 30.0, sufficient=1.9)  # of the residual
+    assert value_along(NEAR)(1.9) <= enough.value < most.value
 
 
 def test_a_search_that_ran_out_of_time_is_gone_on_with() -> None:

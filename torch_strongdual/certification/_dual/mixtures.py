@@ -21,7 +21,8 @@ _FIRST = 0.7  # tolerance of the first search, which shows what others will cost
 _FLAT = 0.2  # excess below which smaller ones hardly cost more
 _FARTHEST = 30.0  # times what the longest search so far took: beyond, there is no telling
 _FIRST_SHARE = 0.5  # of the time, for it: something has to follow
-_LEAST_LEFT = 0.1  # of what a search was expected to take, when it is gone on with
+_LEAST_SHARE = 0.5  # of that of the nearest point searched: how fast costs grow towards the residual differs
+_LEAST_LEFT = 0.3  # of what a search was expected to take, when it is gone on with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,7 +155,8 @@ class Mixtures:
             plan, spent = self._unfinished
             rtols = [plan.rtol, *(rtol for rtol in _RTOLS if rtol > plan.rtol)]
             yield from self._at(lambda: plan.point, plan.share, rtols, seconds=seconds, spent=spent)
-        for share in _SHARES:  # at the ends exactly these
+        least = _LEAST_SHARE * min(share for share in self._norms if share > 0.0)
+        for share in (share for share in _SHARES if share >= least):  # at the ends exactly these
             yield from self._at(partial(torch.lerp, near, settled, share), share, _RTOLS, seconds=seconds)
 
     def _at(
