@@ -120,6 +120,11 @@ class TestSupport:
         assert not JointDual.supports(problem_of(nn.BCEWithLogitsLoss(), num_outputs=1))
         assert not JointDual.supports(problem_of(CLASSES, num_outputs=2))
 
+    def test_a_residual_that_is_nearly_proven_comes_first(self) -> None:
+        candidate = JointCandidate(problem_of(CLASSES, num_samples=24, in_features=8))
+        assert not candidate.is_spent
+        assert candidate.worthwhile_from > 0.02
+
     def test_zero_targets(self) -> None:
         problem = problem_of(REGRESSION)
         problem.loss.targets.zero_()

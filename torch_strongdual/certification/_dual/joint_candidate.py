@@ -25,6 +25,8 @@ _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.08
 _SPLIT_RANK, _SPLIT_ROWS = 9, 120  # from this rank, up to so many samples, splits on signs get further than boxes
 _EASY_RANK_OF_OUTPUTS = 5  # of several outputs: boxes take longer
+_FROM_OUTPUTS, _SPLITS_FIRST, _BOXES_FIRST = 0.03, 0.2, 0.4
+_BOXES_OF_OUTPUTS = 8  # up to this rank boxes get far
 _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
@@ -64,6 +66,9 @@ class JointCandidate(AbstractJointCandidate):
         self.is_spent = rank <= (EASY_RANK if has_one_output else _EASY_RANK_OF_OUTPUTS)
         # From any looseness with few samples; from some where the iterations take long to settle, or where boxes may do.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
+        if not has_one_output:  # many a residual is certified at once, by boxes or by splits
+            self.worthwhile_from = max(self.worthwhile_from, _FROM_OUTPUTS)
+            self.residual_share = _BOXES_FIRST if rank <= _BOXES_OF_OUTPUTS else _SPLITS_FIRST
         self._boxes = BoxBranchAndBound(comes_down=False)
         self._mixtures: Mixtures | None = None  # where boxes get far
         if has_one_output and rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
