@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_iris
 from torch import Tensor, nn
 
 from torch_strongdual.certification import (
     DifferentiableOptimum,
     TrainingProblem,
     differentiable_optimum,
+    max_path_decay,
     optimize_to_certificate,
 )
 from torch_strongdual.certification._derivatives.factor_optimum import factor_optimum
+from torch_strongdual.certification._derivatives.kink_multipliers import kink_multipliers
 from torch_strongdual.certification._restricted.scaled_loss import ScaledLoss
 from torch_strongdual.certification._working_branches import WorkingBranches
 from torch_strongdual.errors import InvalidInputError, NotDifferentiableError, UnsupportedLossError
@@ -281,3 +284,41 @@ def test_a_derivative_of_the_derivative_is_refused() -> None:
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.backward()  # type: ignore[no-untyped-call]
     assert math.isfinite(slope.item())
+
+
+@pytest.mark.parametrize("fraction", [0.03, 0.02])
+def test_kinks_of_dependent_samples_hold_a_first_layer_together(fraction: float) -> None:
+    """Two columns of iris, rounded to a tenth: three and more kinks meet in lines."""
+    data = load_iris()
+    chosen = torch.randperm(150, generator=torch.Generator().manual_seed(0))[:90]
+    inputs, targets = torch.from_numpy(data.data[:, :2])[chosen], torch.from_numpy(data.target).long()[chosen]
+    inputs = (inputs - inputs.mean(0)) / inputs.std(0, correction=0)
+    torch.manual_seed(0)
+    net = ParallelNet(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 3), num_branches=1, dtype=torch.float64)
+    loss, others = nn.CrossEntropyLoss(), torch.randn(20, 2, dtype=torch.float64)
+    strength = fraction * max_path_decay(net, inputs, targets, loss=loss).lower
+
+    def optimum(path_decay: float | Tensor) -> Tensor:
+        plain = float(path_decay.detach()) if isinstance(path_decay, Tensor) else path_decay
+        found = optimize_to_certificate(net, inputs, targets, loss=loss, path_decay=plain, rtol=1e-5)
+        at = differentiable_optimum(found.net, inputs, targets, loss=loss, path_decay=path_decay)
+        return nn.functional.log_softmax(at(others), dim=1)[:, 0].mean()
+
+    path_decay = torch.tensor(strength, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(optimum(path_decay), path_decay)
+    step = 1e-4 * strength
+    difference = (optimum(strength + step) - optimum(strength - step)).item() / (2 * step)
+    assert slope.item() == pytest.approx(difference, rel=1e-4)
+
+
+def test_forces_of_dependent_kinks_are_chosen_within_what_they_can_hold() -> None:
+    normals = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.6, 0.8, 0.0]], dtype=torch.float64)
+    jumps = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    wanted = torch.tensor([0.9, 0.2, 0.3], dtype=torch.float64)
+    pull = (wanted * jumps) @ normals + torch.tensor([0.0, 0.0, 7.0], dtype=torch.float64)  # the rest is along the line
+    found = kink_multipliers(normals, jumps, pull, 2)
+    torch.testing.assert_close(((found * jumps) @ normals)[:2], pull[:2])
+    assert float(torch.minimum(found, 1.0 - found).min()) >= 0.1 - 1e-9
+    outside = kink_multipliers(normals, jumps, 100.0 * pull, 2)
+    assert float(outside.max()) > 1.0
+    torch.testing.assert_close(kink_multipliers(normals[:2], jumps[:2], pull, 2), pull[:2] / jumps[:2])

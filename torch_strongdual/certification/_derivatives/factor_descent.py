@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torch_strongdual.certification._derivatives.factor_point import FactorPoint
 from torch_strongdual.certification._derivatives.factor_problem import FactorDerivatives, FactorProblem
+from torch_strongdual.certification._derivatives.kink_multipliers import kink_multipliers
 
 __all__ = ["StationaryPoint", "descended"]
 
@@ -21,6 +22,7 @@ _HALVINGS = 12
 _CROSSINGS = 64  # of kinks along a direction, at which the objective is evaluated
 _ROUNDING = 1e-14
 _DEPENDENT = 1e-9
+_ON_LINE = 1e-13  # heights and their rates, relative, that are rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,9 +96,10 @@ def _kink_basis(problem: FactorProblem, point: FactorPoint, derivatives: FactorD
             continue
         normals = problem.data.normals[held]
         _, singular, right = torch.linalg.svd(normals)
-        blocks.append(right[int((singular > _DEPENDENT).sum()) :].T)
-        pull = torch.linalg.lstsq(normals.T, -derivatives.gradient[j * rank : (j + 1) * rank, None]).solution[:, 0]
-        multipliers[j, held] = pull / derivatives.jumps[j, held]
+        independent = int((singular > _DEPENDENT).sum())
+        blocks.append(right[independent:].T)
+        pull = -derivatives.gradient[j * rank : (j + 1) * rank]
+        multipliers[j, held] = kink_multipliers(normals, derivatives.jumps[j, held], pull, independent)
     others = len(derivatives.gradient) - number * rank
     basis: Tensor = torch.block_diag(*blocks, torch.eye(others, dtype=torch.float64))  # type: ignore[no-untyped-call]
     return basis, multipliers
@@ -135,7 +138,13 @@ def _moved(problem: FactorProblem, here: StationaryPoint) -> StationaryPoint | N
         return assessed
     sides = moved.sides.clone()
     sides[crossed] = 0.0  # leaving the kink costs to either side
-    return _assessed(problem, _on_kinks(problem, dataclasses.replace(moved, sides=sides)))
+    held = _on_kinks(problem, dataclasses.replace(moved, sides=sides))
+    branch = held.first[crossed[0]]
+    near = (problem.data.normals @ branch).abs() <= _ON_LINE * torch.linalg.vector_norm(branch)
+    sides[crossed[0], near & (assessed.derivatives.jumps[crossed[0]] > 0.0)] = (
+        0.0  # and so does leaving others through that line
+    )
+    return _assessed(problem, dataclasses.replace(held, sides=sides))
 
 
 def _newton_direction(here: StationaryPoint) -> Tensor:
@@ -180,14 +189,22 @@ class _Path:
         normals = problem.data.normals.T
         return cls(start=start, direction=direction, heights=start.first @ normals, rates=first @ normals)
 
+    @property
+    def _still(self) -> Tensor:
+        """Kinks that a branch is on, to rounding, and along which it moves: the sign of what is left says nothing."""
+        sizes = torch.linalg.vector_norm(self.start.first, dim=1, keepdim=True)
+        rates = torch.linalg.vector_norm(self.start.split(self.direction)[0], dim=1, keepdim=True)
+        still: Tensor = (self.heights.abs() <= _ON_LINE * sizes) & (self.rates.abs() <= _ON_LINE * rates)
+        return still
+
     def at(self, time: float) -> FactorPoint:
         reached = self.heights + time * self.rates
-        stays = (self.start.sides == 0.0) | (reached == 0.0)
+        stays = (self.start.sides == 0.0) | (reached == 0.0) | self._still
         return self.start.at(self.start.flat() + time * self.direction, torch.where(stays, self.start.sides, reached.sign()))
 
     def stops(self) -> list[tuple[float, tuple[int, int] | None]]:
         """Times at which to evaluate the objective, with the branch and the normal whose kink is reached then, if one is."""
-        is_crossing = self.start.sides * self.rates < 0.0
+        is_crossing = (self.start.sides * self.rates < 0.0) & ~self._still
         times = torch.where(is_crossing, (-self.heights / self.rates).clamp(min=0.0), torch.inf).flatten()
         first = times.argsort()[:_CROSSINGS]
         width = max(self.heights.shape[1], 1)

@@ -121,13 +121,6 @@ def _idle_directions(problem: FactorProblem, point: FactorPoint) -> Tensor:  # s
 
 def _check_kinks(problem: FactorProblem, found: StationaryPoint) -> None:
     point, multipliers = found.point, found.multipliers[found.point.sides == 0.0].nan_to_num()
-    rank = point.first.shape[1]
-    held = int((point.sides == 0.0).sum())
-    if found.basis.shape[1] != len(point.flat()) - held:
-        raise NotDifferentiableError(
-            f"The kinks of more samples than fit meet in an optimal first layer of rank {rank}: samples are linearly dependent "
-            "in a way that leaves no unique derivative. Move the inputs a little."
-        )
     weakest = float(torch.minimum(multipliers, 1.0 - multipliers).min()) if len(multipliers) else 1.0
     if weakest <= _WEAK:
         raise NotDifferentiableError(
