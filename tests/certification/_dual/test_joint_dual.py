@@ -175,8 +175,8 @@ class TestRefusals:
             JointDual(problem)
 
     def test_too_many_samples(self) -> None:
-        assert JointDual.supports(training_problem(0, 1000, 2, path_decay=0.1))
-        assert not JointDual.supports(training_problem(0, 1001, 2, path_decay=0.1))
+        assert JointDual.supports(training_problem(0, 3000, 2, path_decay=0.1))
+        assert not JointDual.supports(training_problem(0, 3001, 2, path_decay=0.1))
 
     def test_zero_targets(self) -> None:
         problem = training_problem(0, 5, 2, path_decay=0.1, units=(1.0, 0.0))

@@ -24,6 +24,7 @@ __all__ = ["JointCandidate"]
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.08
 _SPLIT_RANK, _SPLIT_ROWS = 9, 120  # from this rank, up to so many samples, splits on signs get further than boxes
+_BOX_ROWS = 1000  # up to the same rank, from so many samples on, boxes do as well on the residual
 _EASY_RANK_OF_OUTPUTS = 5  # of several outputs: boxes take longer
 _FROM_OUTPUTS, _SPLITS_FIRST, _BOXES_FIRST = 0.03, 0.2, 0.4
 _BOXES_OF_OUTPUTS = 8  # up to this rank boxes get far
@@ -31,6 +32,8 @@ _SETTLED = 4e-3  # parts settle faster than the whole, for a start made of it
 _SLOW, _SLOW_ROUNDS = 0.05, 3  # share of the gap that a refinement closes, and how many of those in a row
 _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, to begin one, and to split
 _POLISH = 0.3  # time for better proofs of a point, in units of what the point took
+_SLICE = 0.3  # of the time left, for better proofs of a point that only they lack
+_LACKING = 0.1  # share of the gap that better proofs could close
 _PATIENCE = 25  # refinements that prove nothing better
 _LEAST_GAIN = 0.02  # of the gap, for which a box search is worth beginning
 _MULTIPLIERS = 0.5  # of what better multipliers of the settled point can gain: what boxes have to promise beyond
@@ -64,6 +67,8 @@ class JointCandidate(AbstractJointCandidate):
         rank = _rank(problem) if JointDual.supports(problem) else 0
         has_one_output = problem.loss.num_outputs == 1
         self.is_spent = rank <= (EASY_RANK if has_one_output else _EASY_RANK_OF_OUTPUTS)
+        if has_one_output and rank <= HARD_RANK and problem.loss.num_samples > _BOX_ROWS:
+            self.is_spent = True
         # From any looseness with few samples; from some where the iterations take long to settle, or where boxes may do.
         self.worthwhile_from = _FROM_MANY if problem.loss.num_samples > _MANY_ROWS else 0.0
         if not has_one_output:  # many a residual is certified at once, by boxes or by splits
@@ -98,6 +103,8 @@ class JointCandidate(AbstractJointCandidate):
                     return None  # nothing moves a settled point but splits
             can_split = left > _SPLIT_FROM * self._seconds
             if not can_split and (point := self._polished(deadline)) is not None:
+                return point
+            if self._lacks_proof(situation.attainable) and (point := self._polished(deadline.fraction(_SLICE))) is not None:
                 return point
             if deadline.remaining < _SHORTEST * self._seconds:
                 return None
@@ -172,6 +179,12 @@ class JointCandidate(AbstractJointCandidate):
         self._before, self._best = self._best, max(self._best, self._proven)
         self._reached = max(self._reached, self._best)
         self.is_spent = self._stalls > _PATIENCE
+
+    def _lacks_proof(self, attainable: float) -> bool:
+        """Whether only better multipliers for the last point would close a part of the gap (for effort only)."""
+        if self._iterations is None or self._iterations.can_split:
+            return False
+        return self._hoped - self._proven > _LACKING * (attainable - self._proven)
 
     def _lacks_parts(self, attainable: float) -> bool:
         """Whether the relaxation loses more than the accuracy of the multipliers does (for effort only)."""

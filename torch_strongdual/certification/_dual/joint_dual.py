@@ -27,7 +27,7 @@ __all__ = ["JointDual"]
 _MEMORY = 1.5e9  # bytes for the moments of all parts
 _LOW_RANK_ROUNDS = 8  # between two proofs
 _FULL_ROWS = 300  # up to so many, bounds from low-rank factors are improved upon by eigendecompositions
-_MAX_ROWS = 1000  # a proof takes two eigendecompositions of their number
+_MAX_ROWS = 3000  # a proof takes some ten factorisations of their number
 
 
 class JointDual:

@@ -15,6 +15,7 @@ __all__ = ["FactorPenalty", "FactorValue"]
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
 
+_BLOCK = 2**17  # products looked at together
 _SMALLEST_CUT = 0.01  # a product violated by less than this share of the largest violation is not added
 
 
@@ -123,18 +124,32 @@ class FactorPenalty:
 
 
 def _violated(products: FloatArray, first: IndexArray, second: IndexArray, max_cuts: int) -> tuple[IndexArray, IndexArray]:
-    """The most negative products of entries of p that are not known yet, nor those of partners."""
-    overlaps = products @ products.T
-    samples = np.arange(len(products) // 2)
-    overlaps[samples, len(samples) + samples] = 0.0
-    overlaps[first, second] = 0.0
-    overlaps = np.triu(overlaps, 1)
-    rows, columns = np.nonzero(overlaps < min(_SMALLEST_CUT * float(overlaps.min()), 0.0))
-    values = overlaps[rows, columns]
-    if len(values) > max_cuts:
-        chosen = np.argpartition(values, max_cuts)[:max_cuts]
-        rows, columns = rows[chosen], columns[chosen]
-    return rows, columns
+    """The most negative products of entries of p that are not known yet, nor those of partners.
+
+    All of them at once would be a matrix of (2 n)^2 entries; a few rows at a time stay in the cache.
+    """
+    number, samples = len(products), len(products) // 2
+    known = np.sort(np.concatenate([first * number + second, np.arange(samples) * (number + 1) + samples]))
+    least, keys, values = 0.0, [np.zeros(0, dtype=np.intp)], [np.zeros(0)]
+    height = max(1, _BLOCK // max(number, 1))
+    for top in range(0, number, height):
+        rows = products[top : top + height]
+        overlaps = (rows @ products[top:].T).ravel()  # row i from column top on: those before i come twice
+        found = np.flatnonzero(overlaps < min(_SMALLEST_CUT * least, 0.0))
+        upper, columns = top + found // (number - top), top + found % (number - top)
+        is_new = columns > upper
+        key = (upper * number + columns)[is_new]
+        spots = np.minimum(np.searchsorted(known, key), len(known) - 1)
+        unknown = known[spots] != key
+        keys.append(key[unknown])
+        values.append(overlaps[found[is_new][unknown]])
+        least = min(least, float(np.min(values[-1], initial=0.0)))
+    key, value = np.concatenate(keys), np.concatenate(values)
+    kept = value < _SMALLEST_CUT * least
+    key, value = key[kept], value[kept]
+    if len(value) > max_cuts:
+        key = key[np.argpartition(value, max_cuts)[:max_cuts]]
+    return key // number, key % number
 
 
 def _projected(targets: FloatArray) -> FloatArray:

@@ -88,22 +88,24 @@ class SparseForm(AbstractForm):
 
     def reduced(self) -> FloatArray:
         """See :meth:`AbstractForm.reduced`."""
+        from scipy.sparse import tril
+
         lift, coupling = self._lift, self._multipliers.coupling()
         number, first = lift.num_rows, 1 + lift.rank
-        result = np.zeros((first + int(self._open.sum()),) * 2)
+        result = np.empty((first + int(self._open.sum()),) * 2)
         blocks = coupling[:number] + coupling[number:]
-        blocks = (blocks[:, :number] + blocks[:, number:]).toarray()
-        result[first:, first:] = blocks[np.ix_(self._open, self._open)]
+        blocks = tril(blocks[:, :number] + blocks[:, number:], format="csr")[self._open][:, self._open]
+        result[first:, first:] = (blocks + tril(blocks, -1).T).toarray()
         tilted = self._cross.copy()
         tilted[:, 1:] += coupling @ self._slopes
         result[first:, :first] = (tilted[:number] + tilted[number:])[self._open]
+        result[:first, first:] = result[first:, :first].T
         # u'Q'BQu + 2 u'Q'(cross of u), Q the slopes.
-        result[1:first, 1:first] = self._slopes.T @ (tilted[:, 1:] + self._cross[:, 1:])
-        result[1:first, 0] = self._slopes.T @ self._cross[:, 0] + 0.5 * lift.linear
-        corner = result[1:first, 1:first]
+        corner = self._slopes.T @ (tilted[:, 1:] + self._cross[:, 1:])
+        result[0, 0] = 0.0
         result[1:first, 1:first] = 0.5 * (corner + corner.T)
-        lower = np.tril(result)
-        return lower + np.tril(result, -1).T
+        result[1:first, 0] = result[0, 1:first] = self._slopes.T @ self._cross[:, 0] + 0.5 * lift.linear
+        return result
 
     def subtract(self, price: float) -> None:
         """See :meth:`AbstractForm.subtract`."""

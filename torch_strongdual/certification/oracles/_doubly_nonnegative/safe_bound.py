@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_strongdual.certification.oracles._doubly_nonnegative.levels import best_levels
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.reduced_form import AbstractForm, DenseForm, SparseForm
-from torch_strongdual.certification.oracles._quadratic.quadratic_majorant import secular_roots
 from torch_strongdual.certification.oracles._verified_psd import gamma, semidefinite_shift
 
 __all__ = ["safe_upper", "safe_upper_of_products"]
 
 FloatArray = NDArray[np.float64]
-
-_STEPS = np.geomspace(1e-9, 1.0, 10)  # of the price of z_i s_i above the least possible one, in units of the largest eigenvalue
-_AROUND = np.array([0.9, 0.98, 1.0, 1.02, 1.1])
-_ZOOMS, _BETWEEN = 2, 9  # finer looks around the best, of so many prices each
 
 
 def safe_upper(lift: Lift, multipliers: FloatArray) -> float:
@@ -62,7 +57,7 @@ def _proven(lift: Lift, form: AbstractForm) -> float:
     if not np.isfinite(reduced).all():
         return math.inf
     try:
-        levels = _best_levels(lift, reduced)
+        levels = best_levels(lift, reduced)
     except np.linalg.LinAlgError:
         return math.inf
     if not math.isfinite(levels.total):
@@ -80,65 +75,3 @@ def _proven(lift: Lift, form: AbstractForm) -> float:
     upper = levels.constant + levels.curvature + gamma(4 * lift.length + 32) * forming
     upper += shift * (2.0 + float(norms @ norms)) * (1.0 + gamma(lift.num_rows + 8))
     return upper if math.isfinite(upper) else math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Levels:
-    """The numbers a, b and c of :func:`safe_upper`."""
-
-    constant: float
-    curvature: float
-    price: float
-
-    @property
-    def total(self) -> float:
-        """The bound, but for rounding."""
-        return self.constant + self.curvature
-
-
-def _best_levels(lift: Lift, reduced: FloatArray) -> _Levels:
-    r"""Good a, b and c for a given form.
-
-    With c large enough for :math:`K_{zz} \succ 0`, K is semidefinite iff :math:`\operatorname{diag}(a, bI) \succeq T(c)`, T the
-    Schur complement on (1, u); the best a and b solve a secular equation.
-    """
-    first = 1 + lift.rank
-    corner = reduced[:first, :first]
-    if len(reduced) == first:
-        return _levels_of(corner[None], np.zeros(1))[0]
-    eigenvalues, vectors = np.linalg.eigh(reduced[first:, first:])
-    cross = vectors.T @ reduced[first:, :first]
-    tilt = np.zeros_like(cross)
-    tilt[:, 1:] = 0.5 * (vectors.T @ lift.rows[lift.signs == 0])
-    scale = max(float(np.abs(eigenvalues).max()), 1e-3 * float(np.abs(reduced).max()), 1e-100)
-
-    def levels_at(steps: FloatArray) -> list[_Levels]:
-        prices = float(eigenvalues[-1]) + steps * scale
-        mixed = cross + prices[:, None, None] * tilt
-        return _levels_of(corner + mixed.transpose(0, 2, 1) @ (mixed / (prices[:, None] - eigenvalues)[:, :, None]), prices)
-
-    # Good multipliers leave nothing to gain: c near 0 is tried, too.
-    near_zero = -float(eigenvalues[-1]) / scale
-    steps = np.sort([*_STEPS, *(near_zero * _AROUND if near_zero > 0.0 else [])])
-    found = levels_at(steps)
-    best = found[_least(found)]
-    for _ in range(_ZOOMS):  # a + b is convex in c
-        k = _least(found)
-        steps = np.geomspace(steps[max(k - 1, 0)], steps[min(k + 1, len(steps) - 1)], _BETWEEN)
-        found = levels_at(steps)
-        best = min(best, found[_least(found)], key=lambda levels: levels.total)
-    return best
-
-
-def _least(levels: list[_Levels]) -> int:
-    return int(np.argmin([each.total for each in levels]))
-
-
-def _levels_of(schurs: FloatArray, prices: FloatArray) -> list[_Levels]:
-    r"""Least a + b with :math:`\operatorname{diag}(a, bI) \succeq T`, for each T, shape (m, 1 + r, 1 + r)."""
-    curvatures, rests = secular_roots(schurs[:, 1:, 1:], 2.0 * schurs[:, 0, 1:])
-    constants = schurs[:, 0, 0] + rests
-    return [
-        _Levels(constant=float(constant), curvature=float(curvature), price=float(price))
-        for constant, curvature, price in zip(constants, curvatures, prices, strict=True)
-    ]

@@ -65,7 +65,7 @@ class JointLeaf:
         signs: Samples whose sign is decided there, as in :class:`Lift`, shape (n,).
         multipliers: Of the relaxation there, in the units of the solver; of shape (1 + r + 2 n, 1 + r + 2 n) if dense.
         moments: Where the solver stands, of any size, same shape: with dense multipliers, they can then be improved.
-        factor: Of moments of inputs and outputs: rows of u and of open entries, shape (r + n, k), to the same end.
+        factor: Of moments: rows of u and of open entries, shape (r + n, k), to the same end where multipliers are sparse.
     """
 
     sign: float

@@ -125,9 +125,9 @@ class AbstractJointFactor(AbstractJointAscent):
 
     @property
     def leaves(self) -> Sequence[JointLeaf]:
-        """See :meth:`AbstractJointAscent.leaves`."""
+        """See :meth:`AbstractJointAscent.leaves`: to be improved from the factors."""
         found = zip(self._parts, self._at.values, strict=True)
-        return [JointLeaf(sign=p.sign, signs=p.lift.signs, multipliers=value.multipliers) for p, value in found]
+        return [JointLeaf(sign=p.sign, signs=p.lift.signs, multipliers=v.multipliers, factor=p.factor) for p, v in found]
 
     @property
     def num_parts(self) -> int:

@@ -43,7 +43,7 @@ class JointOutputs(AbstractJointFactor):
 
     @property
     def leaves(self) -> Sequence[JointLeaf]:
-        """See :meth:`AbstractJointAscent.leaves`: to be improved from the factors."""
+        """See :meth:`AbstractJointAscent.leaves`: without the rows of outputs."""
         rank = self._training.rows.shape[1]
         outputs = slice(rank, rank + self._training.num_outputs)
         found = zip(super().leaves, self._parts, strict=True)

@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 
 _FIRST_PENALTY = 0.05  # less than a start from nothing has: these multipliers are better than the moments
 _TIGHT = 5e-4  # a bound this close to what is attained is good enough, relatively
-_WEIGHT = 20.0  # of the penalty of low-rank factors
+_WEIGHT, _WEIGHT_OF_ONE = 20.0, 10.0  # of the penalty of low-rank factors, for several outputs and for one
 _PATIENCE, _LITTLE = 4, 1e-3  # so many rounds of one part that lower its bound by less than this, relatively
 
 
@@ -51,21 +51,25 @@ class PolishedLeaf:
 
     @classmethod
     def of_factor(cls, lift: Lift, upper: float, multipliers: ProductMultipliers, factor: FloatArray) -> PolishedLeaf:
-        """Start from multipliers in the units of ``lift``, and a factor of moments of inputs and outputs of any size.
+        """Start from multipliers in the units of ``lift``, and a factor of moments of any size.
 
-        The outputs may be in other coordinates there: what suits them follows from the rest.
+        Of several outputs, which may be in other coordinates there, the factor has no rows: what suits them follows from the
+        rest.
 
         Args:
-            lift: With a bilinear part.
+            lift: With a bilinear part where there are several outputs.
             upper: Proven.
-            multipliers: Without cones.
-            factor: Rows of inputs, then of open entries, shape (r - c + n, k).
+            multipliers: Without cones if there are several outputs.
+            factor: Rows of inputs, then of open entries, shape (r + n, k), or (r - c + n, k) for c outputs.
         """
         inputs, opened = factor[: -lift.num_rows], factor[-lift.num_rows :]
-        size = float(np.linalg.norm(inputs)) * 2.0**0.5
-        if lift.bilinear is None or not size > 0.0:
+        size = float(np.linalg.norm(inputs)) * (1.0 if lift.bilinear is None else 2.0**0.5)
+        if not size > 0.0:
             return cls(lift, upper)
         inputs, opened = inputs / size, opened / size
+        if lift.bilinear is None:
+            factor = np.concatenate([inputs, opened])
+            return cls(lift, upper, LowRankPoint(factor=factor, multipliers=multipliers, weight=_WEIGHT_OF_ONE))
         number = len(lift.bilinear)
         tilt, signs = lift.rows[:number, : len(inputs)] @ inputs, lift.signs[:number, None]
         outputs = lift.bilinear.T @ np.where(signs == 0, 0.5 * (opened[:number] + tilt), np.where(signs > 0, tilt, 0.0))
