@@ -19,6 +19,7 @@ __all__ = ["InstanceResult", "MethodResult", "write_report"]
 
 _PACKAGES = ("numpy", "scipy", "torch", "numba", "cvxpy", "clarabel", "pyscnn")
 _TIMES = (1.0, 5.0, 20.0, 60.0)
+_LOWEST_SHOWN = 1e-6  # smaller gaps stand at the edge
 _COLOURS = {
     "this library": "#1f5a92",
     "L-BFGS, restarts": "#c1440e",
@@ -90,7 +91,9 @@ def write_report(
 ) -> str:
     """Write ``stem`` with the endings .txt, .json and .png; return the text."""
     facts = machine_facts(_PACKAGES)
-    text = "\n".join([*_heading(facts), "", *_race_table(results), "", *_summary(results), "", *_goal_table(reached), ""])
+    text = "\n".join(
+        [*_heading(facts, settings), "", *_race_table(results), "", *_summary(results), "", *_goal_table(reached), ""]
+    )
     stem.with_suffix(".txt").write_text(text)
     record = {
         "facts": facts,
@@ -103,11 +106,14 @@ def write_report(
     return text
 
 
-def _heading(facts: Mapping[str, object]) -> list[str]:
+def _heading(facts: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
+    earlier = settings.get("other_methods_measured")
+    kept = f"Only this library was measured in this run; rows of the other methods are from an earlier one: {earlier}."
     return [
         "Training two-layer ReLU networks to the global optimum: objective and proven gap over time",
         "",
         *fact_lines(facts),
+        *([kept] if earlier else []),
         "One run, nothing repeated; one thread; seconds are CPU time of the process, so that other work on the machine",
         "disturbs them little. Objective: loss (half the squared distance, or cross-entropy, summed) + decay x sum of products",
         "of norms, recomputed in float64 by one function for all. Compilation (once an installation) is not counted.",
@@ -206,15 +212,17 @@ def _plot(results: Sequence[InstanceResult], path: Path) -> None:
             excess = [max((p.objective - result.bound) / abs(result.bound), 1e-9) for p in shown]
             axes.step([p.seconds for p in shown], excess, where="post", color=_COLOURS[method.method], label=method.method)
         ours = result.methods[0]
-        proven = [(p.seconds, (p.objective - p.bound) / abs(p.objective)) for p in ours.points if math.isfinite(p.bound)]
+        with_bound = [p for p in ours.points if math.isfinite(p.bound)]
+        proven = [(p.seconds, max((p.objective - p.bound) / abs(p.objective), _LOWEST_SHOWN)) for p in with_bound]
         if proven:
-            style = {"linestyle": ":", "color": _COLOURS[ours.method]}
-            axes.step(*zip(*proven, strict=True), where="post", label="gap this library proves", **style)
+            # Often there is one bound, the last: a line through one point would not be seen without its mark.
+            style = {"linestyle": ":", "marker": "o", "markersize": 4, "color": _COLOURS[ours.method]}
+            axes.step(*zip(*proven, strict=True), where="post", label="gap this library proves", clip_on=False, **style)
         axes.set_title(result.name, fontsize=10)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(1e-2, result.limit)
-        axes.set_ylim(1e-6, 2.0)
+        axes.set_ylim(_LOWEST_SHOWN, 2.0)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.set_xlabel("CPU seconds")
         axes.set_ylabel("objective above best bound")
