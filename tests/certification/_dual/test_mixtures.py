@@ -47,6 +47,12 @@ def test_a_coarse_search_of_the_settled_point_comes_first_if_something_can_follo
     assert first.value == -math.inf
 
 
+def test_beyond_rank_ten_the_first_search_is_closer_and_needs_more_time_after_it() -> None:
+    mixtures = Mixtures(value_along, 1.0, rank=12)
+    assert mixtures.next_plan(SETTLED, situation(), seconds=20.0) is None
+    assert planned(mixtures, 60.0).rtol < planned(Mixtures(value_along, 1.0, rank=10), 60.0).rtol
+
+
 def test_more_time_is_for_points_nearer_to_the_residual_or_closer_bounds() -> None:
     plans = [planned(begun(), seconds) for seconds in (3.0, 7.0, 15.0, 30.0)]
     values = [plan.value for plan in plans]
@@ -114,3 +120,9 @@ def test_costs_are_learnt_from_searches() -> None:
         cost.learn(share=share, rtol=rtol, seconds=seconds)
     expected = 0.2 * (0.205 / 0.9) ** -1.9 * math.exp(3.3 * 0.8)
     assert 0.9 * expected < cost.cautious(share=0.2, rtol=0.005) < 1.3 * expected
+
+
+def test_each_rank_beyond_ten_is_expected_to_cost_more() -> None:
+    costs = [SearchCost(rank).cautious(share=0.8, rtol=0.05) for rank in (9, 10, 11, 12)]
+    assert costs[0] == costs[1]
+    assert 2.0 * costs[1] < costs[2] < 0.5 * costs[3]

@@ -24,6 +24,7 @@ __all__ = ["JointCandidate"]
 _MANY_ROWS, _FROM_MANY = 300, 0.08
 _FROM_BOXES, _RESIDUAL_FIRST = 0.03, 0.08
 _SPLIT_RANK, _SPLIT_ROWS = 9, 120  # from this rank, up to so many samples, splits on signs get further than boxes
+_MIXTURE_RANK = 12  # beyond, boxes take minutes for any bound worth proving
 _BOX_ROWS = 1000  # up to the same rank, from so many samples on, boxes do as well on the residual
 _EASY_RANK_OF_OUTPUTS = 5  # of several outputs: boxes take longer
 _FROM_OUTPUTS, _SPLITS_FIRST, _BOXES_FIRST = 0.03, 0.2, 0.4
@@ -34,6 +35,7 @@ _SHORTEST, _SPLIT_FROM = 0.5, 2.5  # refinements for which there must be time, t
 _POLISH = 0.3  # time for better proofs of a point, in units of what the point took
 _SLICE = 0.3  # of the time left, for better proofs of a point that only they lack
 _LACKING = 0.1  # share of the gap that better proofs could close
+_FIRST_SEARCH = 0.5  # of the time left, if it takes longer than such searches mostly do
 _PATIENCE = 25  # refinements that prove nothing better
 _LEAST_GAIN = 0.02  # of the gap, for which a box search is worth beginning
 _MULTIPLIERS = 0.5  # of what better multipliers of the settled point can gain: what boxes have to promise beyond
@@ -58,6 +60,7 @@ class JointCandidate(AbstractJointCandidate):
         self._iterations: JointDual | None = None
         self._oracle_state: Any = None
         self._candidate: Tensor | None = None
+        self._best_candidate: Tensor | None = None  # of which most is proven by multipliers: parts move the last one about
         self._proof: JointProof | None = None
         self._proven = self._hoped = -math.inf
         self._best = self._before = -math.inf
@@ -76,9 +79,11 @@ class JointCandidate(AbstractJointCandidate):
             self.residual_share = _BOXES_FIRST if rank <= _BOXES_OF_OUTPUTS else _SPLITS_FIRST
         self._boxes = BoxBranchAndBound(comes_down=False)
         self._mixtures: Mixtures | None = None  # where boxes get far
-        if has_one_output and rank <= HARD_RANK and not (rank >= _SPLIT_RANK and problem.loss.num_samples <= _SPLIT_ROWS):
-            self.worthwhile_from, self.residual_share, self.needs_long_steps = _FROM_BOXES, _RESIDUAL_FIRST, True
-            self._mixtures = Mixtures(self._value_along, problem.dual_norm_limit)
+        if has_one_output and _suits_mixtures(rank, problem.loss.num_samples):
+            if rank <= HARD_RANK or problem.loss.num_samples > _MANY_ROWS:
+                self.worthwhile_from, self.residual_share = _FROM_BOXES, _RESIDUAL_FIRST
+            self.needs_long_steps = True
+            self._mixtures = Mixtures(self._value_along, problem.dual_norm_limit, rank=rank)
 
     @property
     def has_begun(self) -> bool:
@@ -126,13 +131,14 @@ class JointCandidate(AbstractJointCandidate):
 
     def _searched(self, mixtures: Mixtures, situation: JointSituation, deadline: Deadline) -> JointPoint | None:
         """A point towards the network's, with what boxes prove of it; ``None`` if time is short, or little to gain."""
-        if self._candidate is None or deadline.expired:
+        if self._best_candidate is None or deadline.expired:
             return None
-        plan = mixtures.next_plan(self._candidate, situation, seconds=deadline.remaining)
+        plan = mixtures.next_plan(self._best_candidate, situation, seconds=deadline.remaining)
         if plan is None or not self._is_worthwhile(plan, situation.attainable):
             return None
         begin = deadline.elapsed
-        request = BoundRequest(rtol=plan.rtol, floor=situation.sufficient(plan.point), deadline=deadline)
+        limit = deadline if math.isfinite(plan.value) else deadline.fraction(_FIRST_SEARCH)
+        request = BoundRequest(rtol=plan.rtol, floor=situation.sufficient(plan.point), deadline=limit)
         bound = self._boxes.bound(self._oracle_state, plan.point, request)
         is_met = request.is_met(bound.upper, bound.lower)
         mixtures.learn(plan, upper=bound.upper, lower=bound.lower, seconds=deadline.elapsed - begin, is_met=is_met)
@@ -175,7 +181,9 @@ class JointCandidate(AbstractJointCandidate):
         self._proven = self._problem.scaled_bound(point.candidate, max(point.bound.upper, 1e-300)).value
         scale = self._problem.loss.best_scale(point.candidate, 1.0)
         self._hoped = self._problem.loss.dual_objective(scale * point.candidate)
-        self._stalls = 0 if self._proven > self._best else self._stalls + 1
+        is_better = self._proven > self._best
+        self._stalls = 0 if is_better else self._stalls + 1
+        self._best_candidate = point.candidate if is_better else self._best_candidate
         self._before, self._best = self._best, max(self._best, self._proven)
         self._reached = max(self._reached, self._best)
         self.is_spent = self._stalls > _PATIENCE
@@ -195,6 +203,11 @@ class JointCandidate(AbstractJointCandidate):
             self._slow = 0
             return True
         return False
+
+
+def _suits_mixtures(rank: int, num_samples: int) -> bool:
+    """Whether boxes get far: for no more samples than a search of a minute serves, nor so few that splits get further."""
+    return rank <= _MIXTURE_RANK and num_samples <= _BOX_ROWS and not (rank >= _SPLIT_RANK and num_samples <= _SPLIT_ROWS)
 
 
 def _rank(problem: TrainingProblem) -> int:

@@ -18,9 +18,10 @@ __all__ = ["Mixtures", "Plan", "SearchCost"]
 _SHARES = tuple(k / 20 for k in range(20, -1, -1))
 _RTOLS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4)
 _FIRST = 0.7  # tolerance of the first search, which shows what others will cost
+_FIRST_BEYOND, _BEYOND = 0.3, 10  # the same beyond that rank, where looser bounds say nothing: a few boxes prove them
 _FLAT = 0.2  # excess below which smaller ones hardly cost more
 _FARTHEST = 30.0  # times what the longest search so far took: beyond, there is no telling
-_FIRST_SHARE = 0.5  # of the time, for it: something has to follow
+_FIRST_SHARE, _FIRST_SHARE_BEYOND = 0.5, 0.25  # of the time, for it: something has to follow
 _LEAST_SHARE = 0.5  # of that of the nearest point searched: how fast costs grow towards the residual differs
 _LEAST_LEFT = 0.3  # of what a search was expected to take, when it is gone on with
 
@@ -47,6 +48,10 @@ class SearchCost:
 
     ``log seconds = a - b log(rtol + 0.2) + c (1 - share)``, by least squares with what is usual: b from 1.7 to 3 and c from 2.1
     to 4.3 on diabetes, friedman1 and Gaussian data of rank nine and ten, a tenth of a second to one for the first search.
+    Beyond that, a few more for each rank.
+
+    Args:
+        rank: Of the data.
 
     Example:
         >>> cost = SearchCost()
@@ -57,10 +62,11 @@ class SearchCost:
     """
 
     _USUAL, _SPREAD = (math.log(0.25), 2.0, 3.3), (1.0, 0.4, 0.8)
+    _MORE = (0.65, 0.45, 0.0)  # for each rank beyond ten
     _NOISE, _CAUTION = 0.15, 0.6
 
-    def __init__(self) -> None:
-        self._mean = np.array(self._USUAL)
+    def __init__(self, rank: int = _BEYOND) -> None:
+        self._mean = np.array(self._USUAL) + max(rank - _BEYOND, 0) * np.array(self._MORE)
         self._precision = np.diag([1.0 / spread**2 for spread in self._SPREAD])
 
     def learn(self, *, share: float, rtol: float, seconds: float) -> None:
@@ -93,11 +99,15 @@ class Mixtures:
     Args:
         value_along: Of a point, what bounds on its dual norm prove, for effort only.
         limit: Dual norm of feasible points.
+        rank: Of the data.
     """
 
-    def __init__(self, value_along: Callable[[Tensor], Callable[[float], float]], limit: float) -> None:
+    def __init__(self, value_along: Callable[[Tensor], Callable[[float], float]], limit: float, *, rank: int = _BEYOND) -> None:
         self._value_along, self._limit = value_along, limit
-        self._cost = SearchCost()
+        self._first, self._first_share = _FIRST, _FIRST_SHARE
+        if rank > _BEYOND:
+            self._first, self._first_share = _FIRST_BEYOND, _FIRST_SHARE_BEYOND
+        self._cost = SearchCost(rank)
         self._norms: dict[float, float] = {}  # attained, by share; of points searched, and of the residual
         self._proven: dict[float, float] = {}  # excess of the bound proven, by share
         self._unfinished: tuple[Plan, float] | None = None  # and the seconds it had
@@ -112,8 +122,8 @@ class Mixtures:
             seconds: That there are.
         """
         if 1.0 not in self._norms:
-            is_affordable = self._cost.cautious(share=1.0, rtol=_FIRST) <= _FIRST_SHARE * seconds
-            return Plan(point=settled, share=1.0, rtol=_FIRST) if is_affordable else None
+            is_affordable = self._cost.cautious(share=1.0, rtol=self._first) <= self._first_share * seconds
+            return Plan(point=settled, share=1.0, rtol=self._first) if is_affordable else None
         self._norms[0.0] = situation.near_norm or self._limit  # a trained network's residual attains about the limit
         enough = self._value_along(situation.near)(situation.sufficient(situation.near))
         best = -math.inf, -math.inf
