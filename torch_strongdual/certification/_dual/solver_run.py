@@ -27,7 +27,6 @@ _COARSE = 2e-2
 _LOOSE = 2e-2  # a proof this far from what is attained is what limits the bound
 _LOOSE_ROUNDS = 2  # of column generation then: new branches do not tighten a proof
 _HARDLY = 0.03  # of the time for a residual, where the joint dual took over before
-_SHORT, _MOST_OF_SHORT = 6.0, 0.4  # seconds in which a joint point hardly settles, and the share of a residual then
 _TOO_SHORT = 0.02  # of the time spent
 _LEAST_NORM = 0.25  # over the limit, that is worth proving of a point that is not a residual
 
@@ -300,8 +299,6 @@ class SolverRun:
         joint = self.state.joint
         joint_is_next = not joint.is_spent and joint.worthwhile_from == 0.0
         share = joint.residual_share if self._generates_columns or not joint.is_spent else 1.0
-        if joint.needs_long_steps and not joint.has_begun and self.deadline.remaining < _SHORT:
-            share = max(share, _MOST_OF_SHORT)
         if joint_is_next:
             share = _HARDLY if joint.has_begun else 0.1
         last = 0.5 if joint_is_next and source == "residual" else 1.0
