@@ -13,6 +13,7 @@ from torch_strongdual.certification._dual.abstract_joint_candidate import JointS
 from torch_strongdual.certification._dual.joint_candidate import JointCandidate
 from torch_strongdual.certification._dual.joint_dual import JointDual
 from torch_strongdual.certification.oracles import BoundRequest
+from torch_strongdual.certification.oracles._doubly_nonnegative._joint import joint_outputs
 from torch_strongdual.losses import HalfSquaredLoss
 from torch_strongdual.nn import ParallelNet
 
@@ -96,6 +97,36 @@ class TestValue:
             assert candidate is not None
             points.append(candidate)
         torch.testing.assert_close(points[0], points[1], rtol=1e-6, atol=1e-9)
+
+
+class TestNarrowFactors:
+    def test_prove_less_until_they_are_widened(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With one column moments are a single branch's, which cannot be the optimum; what it proves is a bound still."""
+        monkeypatch.setattr(joint_outputs, "_MANY_ROWS", 1)
+        monkeypatch.setattr(joint_outputs, "_NARROW", 1)
+        problem = problem_of(REGRESSION, num_samples=20, in_features=4)
+        iterations = JointDual(problem)
+        narrow = [proven(iterations, problem, iterations.run(deadline=Deadline(20.0), rtol=1e-4))]
+        narrow += [proven(iterations, problem, iterations.refine(split=False, deadline=Deadline(20.0))) for _ in range(4)]
+        assert iterations.widen()
+        assert not iterations.widen()
+        wide = [proven(iterations, problem, iterations.refine(split=False, deadline=Deadline(20.0))) for _ in range(8)]
+        rows, targets = problem.inputs.numpy(), problem.loss.targets.numpy()
+        best = relaxed_outputs_value(rows, targets, 0.5, is_softmax=False, has_bias=False)
+        assert max(narrow) < max(wide) <= best * (1 + 1e-6)
+        assert max(wide) >= best * (1 - 2e-3)
+
+    def test_the_point_stays_where_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(joint_outputs, "_MANY_ROWS", 1)
+        monkeypatch.setattr(joint_outputs, "_NARROW", 3)
+        problem = problem_of(REGRESSION, num_samples=20, in_features=4)
+        iterations = JointDual(problem)
+        before = iterations.run(deadline=Deadline(20.0), rtol=1e-4)
+        iterations.widen()
+        after = iterations.run(deadline=Deadline(20.0))  # settled: no further round
+        assert before is not None
+        assert after is not None
+        assert float((after - before).norm()) <= 0.1 * float(before.norm())
 
 
 class TestDomain:

@@ -36,6 +36,7 @@ _POLISH = 0.3  # time for better proofs of a point, in units of what the point t
 _SLICE = 0.3  # of the time left, for better proofs of a point that only they lack
 _LACKING = 0.1  # share of the gap that better proofs could close
 _FIRST_SEARCH = 0.5  # of the time left, if it takes longer than such searches mostly do
+_WIDEN_AFTER = 4  # refinements that prove nothing better: where that may be for want of columns
 _PATIENCE = 25  # refinements that prove nothing better
 _LEAST_GAIN = 0.02  # of the gap, for which a box search is worth beginning
 _MULTIPLIERS = 0.5  # of what better multipliers of the settled point can gain: what boxes have to promise beyond
@@ -113,6 +114,8 @@ class JointCandidate(AbstractJointCandidate):
                 return point
             if deadline.remaining < _SHORTEST * self._seconds:
                 return None
+            if self._stalls >= _WIDEN_AFTER and self._iterations.widen():
+                self._stalls = 0
             candidate = self._iterations.refine(split=can_split and self._lacks_parts(situation.attainable), deadline=deadline)
         else:
             candidate = self._iterations.run(deadline=deadline.fraction(0.5), rtol=_SETTLED)
@@ -190,7 +193,7 @@ class JointCandidate(AbstractJointCandidate):
 
     def _lacks_proof(self, attainable: float) -> bool:
         """Whether only better multipliers for the last point would close a part of the gap (for effort only)."""
-        if self._iterations is None or self._iterations.can_split:
+        if self._problem.loss.num_outputs > 1 or self._iterations is None or self._iterations.can_split:
             return False
         return self._hoped - self._proven > _LACKING * (attainable - self._proven)
 

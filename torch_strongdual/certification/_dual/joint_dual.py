@@ -26,6 +26,7 @@ __all__ = ["JointDual"]
 
 _MEMORY = 1.5e9  # bytes for the moments of all parts
 _LOW_RANK_ROUNDS = 8  # between two proofs
+_PROOF_ROWS = 1000  # for so many more, as many rounds again, since proofs take longer
 _FULL_ROWS = 300  # up to so many, bounds from low-rank factors are improved upon by eigendecompositions
 _MAX_ROWS = 3000  # a proof takes some ten factorisations of their number
 
@@ -73,6 +74,7 @@ class JointDual:
         if not all(0.0 < number < math.inf for number in (unit, objective.dual_unit, objective.dual_unit * unit)):
             return
         self.is_settled = False
+        self._rounds = _LOW_RANK_ROUNDS * (1 + int(kept.sum()) // _PROOF_ROWS)
         training = self._training = RelaxedTraining(
             rows=rows[kept] / lengths[kept, None],
             norms=lengths[kept] / unit,
@@ -113,12 +115,16 @@ class JointDual:
             self._ascent = JointSplitting.after(self._ascent, self._training)
         elif split:
             self._ascent.split(max(1, self._ascent.num_parts // 4))
-        for _ in range(_LOW_RANK_ROUNDS if isinstance(self._ascent, AbstractJointFactor) else 1):
+        for _ in range(self._rounds if isinstance(self._ascent, AbstractJointFactor) else 1):
             if math.isnan(self._ascent.advance(lambda: deadline.expired)):
                 return None
             if deadline.expired:
                 break
         return self._point(self._ascent)
+
+    def widen(self) -> bool:
+        """Give narrow factors of moments their full width; ``False`` if they have it."""
+        return isinstance(self._ascent, AbstractJointFactor) and self._ascent.widen()
 
     def run(self, *, deadline: Deadline, rtol: float = 1e-3, max_iterations: int = 2000) -> Tensor | None:
         """Iterate until the point changes by less than ``rtol``, relatively, in a round of iterations; return it.

@@ -15,7 +15,7 @@ from torch_strongdual.certification.oracles._doubly_nonnegative.limited_memory i
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper_of_products
 
-__all__ = ["CUTS", "LowRankAscent", "LowRankPoint", "first_factor"]
+__all__ = ["CUTS", "LowRankAscent", "LowRankPoint", "first_factor", "full_width"]
 
 FloatArray = NDArray[np.float64]
 
@@ -160,9 +160,13 @@ class LowRankAscent(AbstractAscent):
         return value, np.concatenate([of_linear / length, of_opened]).ravel()
 
 
-def first_factor(lift: Lift, seed: int = 0) -> FloatArray:
+def full_width(lift: Lift) -> int:
+    """Columns of a factor that can come close to moments that solve the relaxation."""
+    return lift.rank + _SPARE_RANK
+
+
+def first_factor(lift: Lift, seed: int = 0, width: int | None = None) -> FloatArray:
     """V random of norm one, W the absolute values of X V up to scale: of the right size, not special in any way."""
-    columns = lift.rank + _SPARE_RANK
-    linear = np.random.default_rng(seed).standard_normal((lift.rank, columns))
+    linear = np.random.default_rng(seed).standard_normal((lift.rank, width or full_width(lift)))
     linear /= np.linalg.norm(linear)
     return np.concatenate([linear, np.abs(lift.rows @ linear)])

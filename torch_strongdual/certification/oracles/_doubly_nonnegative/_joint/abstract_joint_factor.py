@@ -17,7 +17,7 @@ from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_
 from torch_strongdual.certification.oracles._doubly_nonnegative.factor_penalty import FactorPenalty, FactorValue
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.limited_memory import LimitedMemory
-from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import CUTS, first_factor
+from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import CUTS, first_factor, full_width
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
 
 __all__ = ["AbstractJointFactor", "Evaluated", "FactorPart"]
@@ -26,6 +26,7 @@ FloatArray = NDArray[np.float64]
 
 _STEPS = 25  # of the minimiser, between two updates of the multipliers
 _FIRST_WEIGHT, _LAST_WEIGHT, _GROWTH = 5.0, 40.0, 1.3  # of the penalty, for moments of size one
+_WIDENED = 0.1  # of new columns, in units of the old ones
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -45,9 +46,9 @@ class FactorPart:
     multipliers: ProductMultipliers
 
     @classmethod
-    def of(cls, lift: Lift, sign: float, path_decay: float) -> FactorPart:
-        """A random start of about the right size."""
-        factor = 0.5 / np.sqrt(path_decay) * first_factor(lift, 0 if sign > 0.0 else 1)
+    def of(cls, lift: Lift, sign: float, path_decay: float, width: int | None = None) -> FactorPart:
+        """A random start of about the right size, of the full width if none is given."""
+        factor = 0.5 / np.sqrt(path_decay) * first_factor(lift, 0 if sign > 0.0 else 1, width)
         return cls(sign=sign, lift=lift, factor=factor, multipliers=ProductMultipliers.zero(lift))
 
     @property
@@ -153,6 +154,19 @@ class AbstractJointFactor(AbstractJointAscent):
         length = float(np.linalg.norm(self._at.dual_point))
         moved = float(np.linalg.norm(self._at.dual_point - before))
         return moved / length if length > 0.0 else 0.0
+
+    def widen(self) -> bool:
+        """Give narrow factors their full width, from where they are; ``False`` if they have it."""
+        missing = full_width(self._parts[0].lift) - self._parts[0].factor.shape[1]
+        if missing <= 0:
+            return False
+        for seed, (part, value) in enumerate(zip(self._parts, self._at.values, strict=True)):
+            shape = len(part.factor), missing
+            size = _WIDENED * np.linalg.norm(part.factor) / np.sqrt(part.factor.size)
+            columns = size * np.random.default_rng(seed).standard_normal(shape)
+            part.factor, part.multipliers = np.concatenate([part.factor, columns], axis=1), value.multipliers
+        self._start()
+        return True
 
     def split(self, number: int) -> None:
         """See :meth:`AbstractJointAscent.split`."""

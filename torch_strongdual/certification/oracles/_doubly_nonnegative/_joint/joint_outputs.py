@@ -16,10 +16,13 @@ from torch_strongdual.certification.oracles._doubly_nonnegative._joint.abstract_
 )
 from torch_strongdual.certification.oracles._doubly_nonnegative.factor_penalty import FactorValue
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import full_width
 
 __all__ = ["JointOutputs"]
 
 FloatArray = NDArray[np.float64]
+
+_MANY_ROWS, _NARROW = 1000, 24  # with more samples, factors begin with so many columns: iterations take a third of the time
 
 
 class JointOutputs(AbstractJointFactor):
@@ -39,7 +42,9 @@ class JointOutputs(AbstractJointFactor):
     def __init__(self, training: RelaxedTraining) -> None:
         weights, directions = np.zeros((len(training.rows), training.num_outputs)), np.eye(training.num_outputs)
         lift = Lift.of_outputs(training.rows, weights, directions)
-        super().__init__(training, [FactorPart.of(lift, 1.0, training.path_decay)], has_cones=False)
+        is_costly = len(training.rows) > _MANY_ROWS and full_width(lift) > 2 * _NARROW
+        part = FactorPart.of(lift, 1.0, training.path_decay, _NARROW if is_costly else None)
+        super().__init__(training, [part], has_cones=False)
 
     @property
     def leaves(self) -> Sequence[JointLeaf]:
