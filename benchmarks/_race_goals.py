@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def goals() -> list[Goal]:
         *(
             Goal(
                 name=f"spiral {n}, 3 outputs",
-                data=lambda n=n: spiral(n, with_ones=False),
+                data=partial(spiral, n, with_ones=False),
                 gap=1e-2,
                 seconds=20.0,
                 is_quick=n == 15,
@@ -117,7 +118,7 @@ def goals() -> list[Goal]:
             for n in (15, 60, 150)
         ),
         *(
-            Goal(name=f"spiral {n} + 1, 3 outputs", data=lambda n=n: spiral(n, with_ones=True), gap=1e-2, seconds=20.0)
+            Goal(name=f"spiral {n} + 1, 3 outputs", data=partial(spiral, n, with_ones=True), gap=1e-2, seconds=20.0)
             for n in (15, 60, 150)
         ),
     ]
@@ -129,7 +130,8 @@ def pursued(goal: Goal) -> GoalRow:
     x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
     torch.manual_seed(0)
     first, last = nn.Linear(x.shape[1], 1, bias=False), nn.Linear(1, y.shape[1], bias=False)
-    middle = {"relu": [nn.ReLU()], "linear": [], "gated": [GatedReLU(x.shape[1])]}[goal.kind]
+    kinds: dict[str, list[nn.Module]] = {"relu": [nn.ReLU()], "linear": [], "gated": [GatedReLU(x.shape[1])]}
+    middle = kinds[goal.kind]
     net = ParallelNet(first, *middle, last, num_branches=10, dtype=torch.float64)
     decay = goal.fraction * max_path_decay(net, x, y, loss=HalfSquaredLoss(), time_budget=5.0).lower
     solver = DualSolver(TrainingProblem.from_model(net, x, y, loss=HalfSquaredLoss(), path_decay=decay))

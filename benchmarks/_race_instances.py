@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def race_cases() -> list[Case]:
         Case(name="breast_cancer 569 x 30, 0.2", make=_breast_cancer, seconds=60.0),
         Case(name="iris + 1, 3 classes, softmax", make=_iris, seconds=60.0),
         *(
-            Case(name=f"spiral {n} + 1, 3 classes", make=lambda n=n: _spiral(n), seconds=20.0, is_quick=n == 15)
+            Case(name=f"spiral {n} + 1, 3 classes", make=partial(_spiral, n), seconds=20.0, is_quick=n == 15)
             for n in (15, 60, 150)
         ),
         Case(name="planted, orthonormal rows 40 x 50", make=_orthonormal, seconds=20.0),
