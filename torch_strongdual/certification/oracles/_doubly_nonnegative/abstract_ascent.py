@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AbstractAscent"]
+from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
+
+__all__ = ["AbstractAscent", "AbstractAscentPoint"]
 
 FloatArray = NDArray[np.float64]
+
+
+class AbstractAscentPoint(ABC):
+    """Where an ascent stood."""
+
+    @abstractmethod
+    def ascent(self, lift: Lift) -> AbstractAscent:
+        """Another one of the same kind that begins there, of the same samples, maybe with more signs decided."""
 
 
 class AbstractAscent(ABC):
@@ -37,8 +46,8 @@ class AbstractAscent(ABC):
 
     @property
     @abstractmethod
-    def point(self) -> Any:
-        """Where it stands: a start for one of the same kind, of the same samples with other signs decided."""
+    def point(self) -> AbstractAscentPoint:
+        """Where it stands."""
 
     @abstractmethod
     def is_settled(self, upper: float, goal: float, *, is_final: bool) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent, AbstractAscentPoint
 from torch_strongdual.certification.oracles._doubly_nonnegative.factor_penalty import FactorPenalty, FactorValue
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.limited_memory import LimitedMemory
@@ -29,7 +29,7 @@ _PATIENCE, _FINAL_PATIENCE = 8, 30  # rounds without a better bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LowRankPoint:
+class LowRankPoint(AbstractAscentPoint):
     """Where an ascent stands.
 
     Args:
@@ -41,6 +41,10 @@ class LowRankPoint:
     factor: FloatArray
     multipliers: ProductMultipliers
     weight: float
+
+    def ascent(self, lift: Lift) -> LowRankAscent:
+        """See :meth:`AbstractAscentPoint.ascent`."""
+        return LowRankAscent(lift, start=self)
 
 
 class LowRankAscent(AbstractAscent):

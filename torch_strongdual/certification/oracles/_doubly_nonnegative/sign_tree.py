@@ -5,13 +5,12 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent, AbstractAscentPoint
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import LowRankAscent
 from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting
@@ -45,7 +44,7 @@ class _Node:
     upper: float
     lift: Lift
     sample: int = -1
-    start: Any = None
+    start: AbstractAscentPoint | None = None
     is_solved: bool = False
 
 
@@ -79,7 +78,7 @@ class SignTree:
         self._open: list[tuple[float, int, _Node]] = []
         self._pushed = 0
         self._closed = -np.inf  # largest bound of a part that cannot be split
-        self._root_start: Any = None
+        self._root_start: AbstractAscentPoint | None = None
         self._bound_seconds = _PROOF_SECONDS * lift.num_rows**3
         self.points = points
         self.nodes, self.iterations = 0, 0
@@ -155,7 +154,7 @@ class SignTree:
             return False
         return True
 
-    def _solve(self, lift: Lift, start: Any, ceiling: float) -> _Node:
+    def _solve(self, lift: Lift, start: AbstractAscentPoint | None, ceiling: float) -> _Node:
         """Bound one part of the sphere, which is known to be at most ``ceiling``."""
         self.nodes += 1
         ascent, upper = self._ascent(lift, start), ceiling
@@ -169,8 +168,10 @@ class SignTree:
         self.iterations += ascent.iterations
         return self._node(lift, upper, ascent)
 
-    def _ascent(self, lift: Lift, start: Any) -> AbstractAscent:
-        return LowRankAscent(lift, start=start) if self._is_low_rank else Splitting(lift, device=self._device, start=start)
+    def _ascent(self, lift: Lift, start: AbstractAscentPoint | None) -> AbstractAscent:
+        if start is not None:
+            return start.ascent(lift)
+        return LowRankAscent(lift) if self._is_low_rank else Splitting(lift, device=self._device)
 
     def _is_late(self) -> bool:
         """Whether the time left is needed for the last bound."""

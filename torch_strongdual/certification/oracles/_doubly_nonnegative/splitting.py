@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent, AbstractAscentPoint
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
 from torch_strongdual.certification.oracles._doubly_nonnegative.safe_bound import safe_upper
 from torch_strongdual.certification.oracles._doubly_nonnegative.sets import ProductCone, SemidefiniteFace
@@ -26,8 +26,8 @@ _RELAXATION = 1.6  # of the alternating projections; 1 is plain, below 2 converg
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SplittingPoint:
-    """Where a splitting stands: a start for another one of the same samples with other signs decided.
+class SplittingPoint(AbstractAscentPoint):
+    """Where a splitting stands.
 
     Args:
         moments: Y, the approximate ``E[e e']``, shape (1 + r + 2 n, 1 + r + 2 n).
@@ -38,6 +38,10 @@ class SplittingPoint:
     moments: Tensor
     prices: Tensor
     penalty: float
+
+    def ascent(self, lift: Lift) -> Splitting:
+        """See :meth:`AbstractAscentPoint.ascent`: on the device of the moments."""
+        return Splitting(lift, device=self.moments.device, start=self)
 
 
 class Splitting(AbstractAscent):

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torch_strongdual.certification.oracles._doubly_nonnegative.abstract_ascent import AbstractAscent, AbstractAscentPoint
 from torch_strongdual.certification.oracles._doubly_nonnegative.lift import Lift
-from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import LowRankAscent, LowRankPoint
+from torch_strongdual.certification.oracles._doubly_nonnegative.low_rank_ascent import LowRankPoint
 from torch_strongdual.certification.oracles._doubly_nonnegative.product_multipliers import ProductMultipliers
-from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import Splitting, SplittingPoint
+from torch_strongdual.certification.oracles._doubly_nonnegative.splitting import SplittingPoint
 
 __all__ = ["LeafPolish", "PolishedLeaf"]
 
@@ -34,10 +35,10 @@ class PolishedLeaf:
         start: What to go on from; ``None`` where that is not possible.
     """
 
-    def __init__(self, lift: Lift, upper: float, start: SplittingPoint | LowRankPoint | None = None) -> None:
+    def __init__(self, lift: Lift, upper: float, start: AbstractAscentPoint | None = None) -> None:
         self.upper, self.attained = upper, 0.0
         self._lift, self._start = lift, start
-        self._ascent: Splitting | LowRankAscent | None = None
+        self._ascent: AbstractAscent | None = None
         self._uppers = [upper]
 
     @classmethod
@@ -66,10 +67,9 @@ class PolishedLeaf:
         size = float(np.linalg.norm(inputs)) * (1.0 if lift.bilinear is None else 2.0**0.5)
         if not size > 0.0:
             return cls(lift, upper)
-        inputs, opened = inputs / size, opened / size
         if lift.bilinear is None:
-            factor = np.concatenate([inputs, opened])
-            return cls(lift, upper, LowRankPoint(factor=factor, multipliers=multipliers, weight=_WEIGHT_OF_ONE))
+            return cls(lift, upper, LowRankPoint(factor=factor / size, multipliers=multipliers, weight=_WEIGHT_OF_ONE))
+        inputs, opened = inputs / size, opened / size
         number = len(lift.bilinear)
         tilt, signs = lift.rows[:number, : len(inputs)] @ inputs, lift.signs[:number, None]
         outputs = lift.bilinear.T @ np.where(signs == 0, 0.5 * (opened[:number] + tilt), np.where(signs > 0, tilt, 0.0))
@@ -82,7 +82,7 @@ class PolishedLeaf:
         if self._start is None or self._is_slow():
             return False
         if self._ascent is None:
-            self._ascent = _begun(self._lift, self._start)
+            self._ascent = self._start.ascent(self._lift)
         if not self._ascent.advance(is_over):
             return False
         self.upper = min(self.upper, self._ascent.upper())
@@ -105,12 +105,6 @@ class PolishedLeaf:
         if self._ascent is None or sample < 0:
             return []
         return [PolishedLeaf(self._lift.with_sign(sample, sign), self.upper, self._ascent.point) for sign in (1, -1)]
-
-
-def _begun(lift: Lift, start: SplittingPoint | LowRankPoint) -> Splitting | LowRankAscent:
-    if isinstance(start, LowRankPoint):
-        return LowRankAscent(lift, start=start)
-    return Splitting(lift, device=start.moments.device, start=start)
 
 
 class LeafPolish:
